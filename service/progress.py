@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 PLAIN_INTERVAL_S = 5.0
 
 
-def bar(total: int | None, what: str, unit: str = "it", unit_scale: bool = False) -> "tqdm[T]":
+def bar(total: int | None, what: str, unit: str = "it", unit_scale: bool = False) -> "tqdm[Any]":
     """A tqdm bar for manual ``update`` calls; without a terminal it prints plain lines instead of redrawing."""
     terminal = sys.stderr.isatty()
     return tqdm(
@@ -28,10 +28,9 @@ def bar(total: int | None, what: str, unit: str = "it", unit_scale: bool = False
     )
 
 
-def track(items: Iterable[T], what: str, total: int | None = None, unit: str = "it") -> Iterator[T]:
+def track(items: Iterable[T], what: str, total: int | None, unit: str = "it") -> Iterator[T]:
     """Yield ``items`` while showing how many are done, the rate and the time left."""
-    progress: tqdm[T] = bar(total if total is not None else len(items), what, unit)  # type: ignore[arg-type]
-    with progress:
+    with bar(total, what, unit) as progress:
         for item in items:
             yield item
             progress.update(1)

@@ -1,0 +1,189 @@
+"""From published files to a bundle: rewrite both graphs, measure parity, write the card, all or nothing."""
+
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import onnx
+from insightface.utils.face_align import arcface_dst
+from onnx import ModelProto
+
+from export.catalog import BundleRecipe, CatalogFile
+from export.embedder import CROP_SIZE, PLAIN, adopt_embedder
+from export.graph import load_network
+from export.parity import measure_parity
+from export.yunet import adopt_yunet
+from service.errors import BundleError
+from service.runtime.bundle import CARD_FILE, bundles_dir, open_bundle
+from service.runtime.card import (
+    Alignment,
+    Calibration,
+    Card,
+    EmbeddingContract,
+    Licence,
+    Network,
+    Parity,
+    Source,
+    Template,
+)
+from service.runtime.networks import METADATA_CONTRACT, METADATA_FUSION, RuntimeOptions, open_networks
+
+log = logging.getLogger(__name__)
+
+DETECTOR_FILE, EMBEDDER_FILE = "detector.onnx", "embedder.onnx"
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """Everything of a bundle but the parity figures."""
+
+    recipe: BundleRecipe
+    contract: EmbeddingContract
+    detector: bytes
+    embedder: bytes
+
+    def card(self, parity: Parity) -> Card:
+        contract = self.contract.digest()
+        return Card(
+            name=self.recipe.name,
+            version=self.recipe.version,
+            description=self.recipe.description,
+            licence=_joint_licence(self.recipe.detector.licence, self.recipe.embedder.licence),
+            detector=_network(DETECTOR_FILE, self.detector, "uint8 [n, h, w, 3] RGB", self.recipe.detector),
+            embedder=_network(
+                EMBEDDER_FILE,
+                self.embedder,
+                f"uint8 [n, {CROP_SIZE}, {CROP_SIZE}, 3] RGB",
+                self.recipe.embedder,
+            ),
+            contract=self.contract,
+            embedding_contract=contract,
+            parity=parity,
+            calibration=_calibration(self.recipe, contract),
+        )
+
+
+def adopt(recipe: BundleRecipe, detector: Path, embedder: Path, data_dir: Path) -> Path:
+    """Make a bundle from published files and put it to use.
+
+    Args:
+        recipe: the catalogue's entry.
+        detector, embedder: the published files; their digests must be the recipe's.
+        data_dir: the bundle goes to ``<data_dir>/bundles``.
+
+    Returns:
+        The bundle's folder, ``bundles/<name>-<digest>``; ``bundles/<name>`` then links to it.
+
+    Raises:
+        BundleError: a file that is not what the recipe says, a graph of another kind, or parity past its limit.
+    """
+    for path, file in ((detector, recipe.detector), (embedder, recipe.embedder)):
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        if found != file.sha256:
+            raise BundleError(f"{path} has sha256 {found[:16]}…, the catalogue says {file.sha256[:16]}….")
+    draft = _draft(recipe, detector, embedder)
+    home = bundles_dir(data_dir)
+    home.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".making-", dir=home) as making:
+        folder = Path(making) / "bundle"
+        folder.mkdir()
+        (folder / DETECTOR_FILE).write_bytes(draft.detector)
+        (folder / EMBEDDER_FILE).write_bytes(draft.embedder)
+        # The very bytes that will be served, through the service's own runtime.
+        networks = open_networks(draft.detector, draft.embedder, draft.contract, RuntimeOptions(provider="cpu"))
+        parity = measure_parity((detector, embedder), *networks, draft.contract)
+        (folder / CARD_FILE).write_text(draft.card(parity).to_json(), encoding="utf-8")
+        open_bundle(folder)
+        _sync(folder)
+        digest = hashlib.sha256((folder / CARD_FILE).read_bytes()).hexdigest()
+        final = home / f"{recipe.name}-{digest[:12]}"
+        _move_into_place(folder, final)
+    _link(home / recipe.name, final.name)
+    return final
+
+
+def _draft(recipe: BundleRecipe, detector: Path, embedder: Path) -> _Draft:
+    model = load_network(embedder)
+    dimension = model.graph.output[0].type.tensor_type.shape.dim[-1].dim_value
+    contract = EmbeddingContract(
+        weights=recipe.embedder.sha256,
+        preprocessing=PLAIN,
+        alignment=Alignment(size=CROP_SIZE, template=_template()),
+        fusion=recipe.fusion,
+        dimension=2 * dimension if recipe.fusion == "concat" else dimension,
+        precision="float32",
+    )
+    stamp = {METADATA_CONTRACT: contract.digest(), METADATA_FUSION: contract.fusion}
+    return _Draft(
+        recipe,
+        contract,
+        _serialise(adopt_yunet(load_network(detector), {})),
+        _serialise(adopt_embedder(model, contract.preprocessing, contract.fusion, stamp)),
+    )
+
+
+def _template() -> Template:
+    """The field's 112×112 landmark positions, from insightface."""
+    a, b, c, d, e = ((float(x), float(y)) for x, y in arcface_dst)
+    return a, b, c, d, e
+
+
+def _network(name: str, content: bytes, takes: str, published: CatalogFile) -> Network:
+    source = Source(file=published.name, sha256=published.sha256, url=published.official, licence=published.licence)
+    return Network(file=name, sha256=hashlib.sha256(content).hexdigest(), size=len(content), input=takes, source=source)
+
+
+def _joint_licence(detector: Licence, embedder: Licence) -> Licence:
+    """Both apply: an SPDX conjunction, and commercial use only where both permit it."""
+    spdx = detector.spdx if detector.spdx == embedder.spdx else f"{detector.spdx} AND {embedder.spdx}"
+    return Licence(spdx=spdx, url=embedder.url, commercial_use=detector.commercial_use and embedder.commercial_use)
+
+
+def _calibration(recipe: BundleRecipe, contract: str) -> Calibration | None:
+    """The measured operating points that come with the catalogue, if they were measured on this very bundle."""
+    shipped = resources.files("export") / "calibration" / f"{recipe.name}.json"
+    if not shipped.is_file():
+        return None
+    calibration = Calibration.model_validate_json(shipped.read_bytes())
+    if (calibration.embedding_contract, calibration.detector) != (contract, recipe.detector.sha256):
+        log.warning("The calibration of %s was measured on another bundle and is left out.", recipe.name)
+        return None
+    return calibration
+
+
+def _serialise(model: ModelProto) -> bytes:
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _sync(folder: Path) -> None:
+    """Flush to disk, so that after a power cut a renamed folder has its content."""
+    for path in (*folder.iterdir(), folder):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _move_into_place(folder: Path, final: Path) -> None:
+    if final.exists():
+        try:
+            open_bundle(final)
+            return
+        except BundleError:
+            shutil.rmtree(final)
+    folder.replace(final)
+
+
+def _link(link: Path, target: str) -> None:
+    """Point ``link`` at ``target`` in one step; a reader sees the old or the new, never neither."""
+    fresh = link.with_name(f".{link.name}-{os.getpid()}")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(target)
+    fresh.replace(link)

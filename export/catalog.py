@@ -1,0 +1,234 @@
+"""The catalogue of third-party networks: where each file can be had, its digest and licence; the bundles.
+
+Owns ``catalog.toml`` and what may be written in it. Getting the files is ``export.fetch``'s work.
+"""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal, TypeVar, cast, get_args
+from urllib.parse import urlsplit
+
+from service.errors import BundleError
+from service.runtime.card import Fusion, Licence
+
+Role = Literal["detector", "embedder"]
+T = TypeVar("T")
+
+# A file's name becomes a path in the cache, and a package an argument of pip: both must be plain names.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+PINNED_PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.!+_-]*")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class UrlMirror:
+    url: str
+
+    @property
+    def place(self) -> str:
+        """In short, for one line of a log."""
+        return urlsplit(self.url).netloc
+
+    def __str__(self) -> str:
+        return self.url
+
+
+@dataclass(frozen=True)
+class PackageMirror:
+    """A file inside the wheel of a package on the Python registry."""
+
+    package: str  # name==version
+    path: str  # member of the wheel
+
+    @property
+    def place(self) -> str:
+        return f"package {self.package}"
+
+    def __str__(self) -> str:
+        return f"{self.place}, {self.path}"
+
+
+Mirror = UrlMirror | PackageMirror
+
+
+@dataclass(frozen=True)
+class CatalogFile:
+    name: str
+    role: Role
+    size: int  # bytes
+    sha256: str
+    licence: Licence
+    official: str  # the address its authors give out
+    mirrors: tuple[Mirror, ...]  # further places that hold the same bytes
+
+    @property
+    def sources(self) -> tuple[Mirror, ...]:
+        """Where to try, in order."""
+        return (UrlMirror(self.official), *self.mirrors)
+
+
+@dataclass(frozen=True)
+class BundleRecipe:
+    name: str
+    version: str
+    description: str
+    detector: CatalogFile
+    embedder: CatalogFile
+    fusion: Fusion
+
+    @property
+    def files(self) -> tuple[CatalogFile, CatalogFile]:
+        return (self.detector, self.embedder)
+
+
+@dataclass(frozen=True)
+class Catalog:
+    files: Mapping[str, CatalogFile]
+    bundles: Mapping[str, BundleRecipe]
+
+    def bundle(self, name: str) -> BundleRecipe:
+        """Raises BundleError for a name that is not in the catalogue."""
+        if name not in self.bundles:
+            known = ", ".join(sorted(self.bundles)) or "none"
+            raise BundleError(
+                f"bundle {name!r} is not in the catalogue; known: {known}", {"known": sorted(self.bundles)}
+            )
+        return self.bundles[name]
+
+
+def load_catalog(path: Path | None = None) -> Catalog:
+    """The catalogue at ``path``, or the one that comes with this program.
+
+    Raises:
+        BundleError: it can't be read, or an entry is not as it must be; the message names the entry.
+    """
+    source = resources.files("export").joinpath("catalog.toml") if path is None else path
+    try:
+        content = tomllib.loads(source.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BundleError(f"the catalogue {source} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError
+        raise BundleError(f"the catalogue {source} is not valid TOML: {error}") from error
+    root = _Table(str(source), content)
+    files = {name: _file(name, table) for name, table in root.tables("files").items()}
+    bundles = {name: _bundle(name, table, files) for name, table in root.tables("bundles").items()}
+    root.nothing_else()
+    return Catalog(MappingProxyType(files), MappingProxyType(bundles))
+
+
+class _Table:
+    """One table of the catalogue. Gives out checked values; ``where`` names it in every complaint."""
+
+    def __init__(self, where: str, content: object) -> None:
+        self.where = where
+        if not isinstance(content, dict):
+            raise self.wrong(f"{content!r} is not a table")
+        self._left = dict(content)
+
+    def wrong(self, what: str) -> BundleError:
+        return BundleError(f"{self.where}: {what}; correct the catalogue")
+
+    def take(self, key: str, kind: type[T]) -> T:
+        if key not in self._left:
+            raise self.wrong(f"{key} is missing")
+        value = self._left.pop(key)
+        # Not isinstance: True is an int there.
+        if type(value) is not kind:
+            raise self.wrong(f"{key} is {value!r}, but must be of type {kind.__name__}")
+        return value
+
+    def text(self, key: str, pattern: re.Pattern[str] = re.compile(r"\S.*"), want: str = "text") -> str:
+        value = self.take(key, str)
+        if not pattern.fullmatch(value):
+            raise self.wrong(f"{key} is {value!r}, but must be {want}")
+        return value
+
+    def choice(self, key: str, choices: tuple[str, ...]) -> str:
+        return self.text(key, re.compile("|".join(choices)), f"one of {', '.join(choices)}")
+
+    def url(self, key: str) -> str:
+        value = self.text(key, re.compile(r"[!-~]+"), "an address in plain ASCII")
+        try:
+            parts = urlsplit(value)
+        except ValueError as error:
+            raise self.wrong(f"{key} is {value!r}: {error}") from error
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise self.wrong(f"{key} is {value!r}, but must begin with https:// and name a host")
+        return value
+
+    def has(self, key: str) -> bool:
+        return key in self._left
+
+    def table(self, key: str) -> "_Table":
+        return _Table(f"{self.where}: {key}", self.take(key, dict))
+
+    def tables(self, key: str) -> "dict[str, _Table]":
+        inner = self.take(key, dict)
+        for name in inner:
+            if not NAME.fullmatch(name):
+                raise self.wrong(f"{key}.{name!r} is not a plain name")
+        return {name: _Table(f"{self.where}: {key}.{name}", content) for name, content in inner.items()}
+
+    def nothing_else(self) -> None:
+        """A misspelt optional key would otherwise pass in silence."""
+        if self._left:
+            raise self.wrong(f"unknown: {', '.join(sorted(self._left))}")
+
+
+def _file(name: str, table: _Table) -> CatalogFile:
+    size = table.take("size", int)
+    if size < 1:
+        raise table.wrong(f"size is {size}, but must be at least 1 byte")
+    mirrors = [_Table(f"{table.where}: mirror {i}", m) for i, m in enumerate(table.take("mirrors", list), 1)]
+    file = CatalogFile(
+        name=name,
+        role=cast(Role, table.choice("role", get_args(Role))),
+        size=size,
+        sha256=table.text("sha256", SHA256, "64 lowercase hexadecimal digits"),
+        licence=_licence(table.table("licence")),
+        official=table.url("official"),
+        mirrors=tuple(map(_mirror, mirrors)),
+    )
+    table.nothing_else()
+    return file
+
+
+def _licence(table: _Table) -> Licence:
+    licence = Licence(spdx=table.text("spdx"), url=table.url("url"), commercial_use=table.take("commercial_use", bool))
+    table.nothing_else()
+    return licence
+
+
+def _mirror(table: _Table) -> Mirror:
+    mirror = UrlMirror(table.url("url")) if table.has("url") else _package(table)
+    table.nothing_else()
+    return mirror
+
+
+def _package(table: _Table) -> PackageMirror:
+    return PackageMirror(table.text("package", PINNED_PACKAGE, "name==version"), table.text("path"))
+
+
+def _bundle(name: str, table: _Table, files: Mapping[str, CatalogFile]) -> BundleRecipe:
+    def file_for(role: Role) -> CatalogFile:
+        suitable = {file.name: file for file in files.values() if file.role == role}
+        wanted = table.text(role)
+        if wanted not in suitable:
+            raise table.wrong(f"{role} is {wanted!r}, which is no {role} among the files")
+        return suitable[wanted]
+
+    recipe = BundleRecipe(
+        name=name,
+        version=table.text("version"),
+        description=table.text("description"),
+        detector=file_for("detector"),
+        embedder=file_for("embedder"),
+        fusion=cast(Fusion, table.choice("fusion", get_args(Fusion))),
+    )
+    table.nothing_else()
+    return recipe

@@ -1,0 +1,56 @@
+"""Obtain a catalogue bundle: fetch the published files, adopt them. What ``likeness pull`` does."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from export.adopt import adopt
+from export.catalog import load_catalog
+from export.fetch import fetch_all
+from service.errors import BundleError
+from service.runtime.bundle import bundles_dir, open_bundle
+from service.runtime.card import Card
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """A bundle that is ready to be served. ``fresh``: it was made just now."""
+
+    path: Path
+    card: Card
+    fresh: bool
+
+
+def pull(name: str, data_dir: Path, force: bool = False) -> Pulled:
+    """Make the catalogue bundle ``name`` available in ``data_dir``.
+
+    A sound bundle made from the catalogue's present recipe is left as it is, without any network.
+
+    Args:
+        force: fetch what is missing and adopt again.
+
+    Raises:
+        BundleError: no such bundle, or adoption failed.
+        DownloadError: a file could not be had.
+    """
+    recipe = load_catalog().bundle(name)
+    present = bundles_dir(data_dir) / name
+    if present.is_dir() and not force:
+        try:
+            card = open_bundle(present).card
+        except BundleError as error:
+            log.warning("%s Making it again.", error)
+        else:
+            made_from = (
+                card.version,
+                card.detector.source.sha256,
+                card.embedder.source.sha256,
+                card.contract.fusion,
+            )
+            if made_from == (recipe.version, recipe.detector.sha256, recipe.embedder.sha256, recipe.fusion):
+                return Pulled(present.resolve(), card, fresh=False)
+    detector, embedder = fetch_all(recipe.files, data_dir / "downloads")
+    path = adopt(recipe, detector, embedder, data_dir)
+    return Pulled(path, open_bundle(path).card, fresh=True)

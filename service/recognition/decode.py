@@ -1,0 +1,96 @@
+"""Encoded bytes to an upright RGB ``Image``; what is too large or no image is refused from its header."""
+
+import io
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PillowImage
+from PIL import ImageOps
+
+from service.errors import ImageTooLarge, InvalidImage, UnsupportedMediaType
+from service.recognition.types import Image
+
+# Pillow tries only these decoders; each further one would be further attack surface.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+
+# Our own limit is checked from the header before Pillow's (which only warns, at 89 million pixels).
+PillowImage.MAX_IMAGE_PIXELS = None
+
+_SIXTEEN_BIT_GREY = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+
+
+def decode(content: bytes, max_pixels: int) -> Image:
+    """Decode a JPEG, PNG, WebP or BMP.
+
+    EXIF orientation is applied; greyscale, alpha (laid over white), 16-bit, palette and CMYK become plain RGB.
+    The first frame of an animation is taken.
+
+    Args:
+        content: the encoded file.
+        max_pixels: images with more are refused from their header, before any pixel is allocated.
+
+    Raises:
+        UnsupportedMediaType: none of the four formats.
+        ImageTooLarge: more than ``max_pixels``.
+        InvalidImage: damaged, cut off, or empty.
+    """
+    if not content:
+        raise InvalidImage("The image is empty (0 bytes).")
+    with warnings.catch_warnings():
+        # Pillow warns of odd but harmless metadata (corrupt EXIF); the pixels decide.
+        warnings.simplefilter("ignore")
+        encoded = _open(content)
+        width, height = encoded.size
+        if width * height > max_pixels:
+            raise ImageTooLarge(
+                f"The image has {width} × {height} = {width * height:,} pixels; at most {max_pixels:,} are accepted. "
+                "Send it smaller.",
+                {"width": width, "height": height, "max_pixels": max_pixels},
+            )
+        try:
+            encoded.load()
+            pixels = _to_rgb(_upright(encoded))
+        except MemoryError:
+            raise
+        except Exception as error:  # a damaged file can raise nearly anything inside Pillow's plugins
+            raise InvalidImage(f"The {encoded.format} image is damaged or cut off: {error}") from error
+    return Image(pixels)
+
+
+def _open(content: bytes) -> PillowImage.Image:
+    try:
+        return PillowImage.open(io.BytesIO(content), formats=FORMATS)
+    except MemoryError:
+        raise
+    except Exception as error:  # not only UnidentifiedImageError: damaged headers raise struct.error, SyntaxError, …
+        raise UnsupportedMediaType(
+            f"The {len(content):,} bytes are not a readable JPEG, PNG, WebP or BMP image "
+            f"(they begin with {content[:8].hex(' ')}).",
+            {"accepted": list(FORMATS)},
+        ) from error
+
+
+def _upright(image: PillowImage.Image) -> PillowImage.Image:
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except MemoryError:
+        raise
+    except Exception:  # damaged EXIF beside sound pixels: the photo is taken as it lies
+        return image
+    return image
+
+
+def _to_rgb(image: PillowImage.Image) -> NDArray[np.uint8]:
+    """uint8 (H, W, 3), contiguous."""
+    if image.mode in _SIXTEEN_BIT_GREY:
+        # Pillow would clip at 255. 257 = 65535 / 255.
+        wide = np.asarray(image).astype(np.uint32)
+        grey = ((np.clip(wide, 0, 65535) + 128) // 257).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.has_transparency_data:
+        # Under transparent pixels any colour may lie; white is what viewers show.
+        layers = image.convert("RGBA")
+        ground = PillowImage.new("RGBA", layers.size, (255, 255, 255, 255))
+        image = PillowImage.alpha_composite(ground, layers)
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))

@@ -1,0 +1,156 @@
+"""Finds faces of any size: a first look at the whole photo from coarse to fine, a second look at what is uncertain.
+
+YuNet sees faces best when they are some 30 to 300 pixels wide in its input. Measured on LFW: of faces 20 pixels wide
+89 % reach a score of 0.6, of those 32 pixels wide all; yet 99 % of the 20-pixel ones reach 0.1. So the first look
+only proposes, and what it saw too small or too faintly is cut out, brought to a good size, and decided by a second
+look. A face that fills the frame is seen whole in a small, padded copy.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.recognition.proposals import Proposals, covered, join, propose, suppress, view_matrix
+from service.recognition.resample import warp
+from service.recognition.types import Detector, Face, Image
+
+# The network halves its input five times.
+_STRIDE = 32
+# Windows of the second look that are run in one batch; bounds the memory.
+_WINDOWS_AT_ONCE = 16
+# A box this near, in pixels, to the inner border of a tile is cut by it; the next tile sees it whole.
+_CUT = 2.0
+
+
+@dataclass(frozen=True)
+class DetectionOptions:
+    """When a region is a face, and how it is looked for. Lengths in pixels of the network's input.
+
+    Attributes:
+        min_score: detection score from which a region counts as a face.
+        candidate_score: score from which the first look's proposals get a second look.
+        max_overlap: intersection over union above which two boxes are one face.
+        max_contained: share of the smaller box inside the larger above which they are one face.
+        smallest_clear: face width from which one look is enough, in full resolution.
+        smallest_clear_shrunk: the same in a shrunk view, where a second look has more to see.
+        largest: face width beyond which a view is not trusted; a coarser one sees such a face better.
+        overview: longest side of the shrunk view of a large photo.
+        frame: longest side of the photo in the small, padded view; half the side of the square it lies in.
+        tile, tile_overlap: full resolution is looked at in squares of this side that overlap by this much.
+        window, window_face: side of the second look's input, and how wide the face is made in it.
+    """
+
+    min_score: float = 0.6
+    candidate_score: float = 0.1
+    max_overlap: float = 0.3
+    max_contained: float = 0.7
+    smallest_clear: float = 28.0
+    smallest_clear_shrunk: float = 64.0
+    largest: float = 320.0
+    overview: int = 640
+    frame: int = 160
+    tile: int = 1280
+    tile_overlap: int = 160
+    window: int = 192
+    window_face: float = 72.0
+
+
+def detect(image: Image, network: Detector, options: DetectionOptions) -> list[Face]:
+    """All faces of a photo, largest box first."""
+    found = _first_look(image, network, options)
+    clear = found.take(found.clear)
+    unsure = found.take(~found.clear)
+    # What lies within a face is a part of it.
+    unsure = unsure.take(~covered(unsure, clear, options.max_contained))
+    faces = join([clear, _second_look(image, network, options, unsure)])
+    if not len(faces):
+        frame = _frame_view(image, network, options, options.min_score)
+        faces = frame.take(frame.scores >= options.min_score)
+    faces = suppress(faces, options.max_overlap, options.max_contained)
+    listed = [Face(b, p, float(s)) for b, p, s in zip(faces.boxes, faces.landmarks, faces.scores, strict=True)]
+    return sorted(listed, key=lambda face: face.area, reverse=True)
+
+
+def _first_look(image: Image, network: Detector, options: DetectionOptions) -> Proposals:
+    """Proposals of all views, one per face and not yet sure."""
+    longest = max(image.width, image.height)
+    parts = []
+    if longest > options.largest:
+        parts.append(_frame_view(image, network, options, options.candidate_score))
+    if longest > options.overview:
+        scale = options.overview / longest
+        canvas = _canvas(
+            warp(image, view_matrix(scale, (0, 0)), round(image.width * scale), round(image.height * scale))
+        )
+        parts.append(
+            _judge(propose(network, canvas, options.candidate_score)[0], options, shrunk=True).place(scale, (0, 0))
+        )
+    parts += _tiles(image, network, options)
+    return suppress(join(parts), options.max_overlap)
+
+
+def _frame_view(image: Image, network: Detector, options: DetectionOptions, min_score: float) -> Proposals:
+    """The whole photo, small, in the middle of a black square: a face that fills the frame has room around it."""
+    scale = options.frame / max(image.width, image.height)
+    side = 2 * options.frame
+    corner = np.array([image.width, image.height]) / 2 - side / 2 / scale
+    view = warp(image, view_matrix(scale, corner), side, side)
+    return _judge(propose(network, view[None], min_score)[0], options, shrunk=True).place(scale, corner)
+
+
+def _tiles(image: Image, network: Detector, options: DetectionOptions) -> Iterator[Proposals]:
+    """Full resolution, one tile at a time."""
+    for top, height in _spans(image.height, options.tile, options.tile_overlap):
+        for left, width in _spans(image.width, options.tile, options.tile_overlap):
+            canvas = _canvas(image.pixels[top : top + height, left : left + width])
+            found = _judge(propose(network, canvas, options.candidate_score)[0], options, shrunk=False)
+            x1, y1, x2, y2 = found.boxes.T
+            cut = (x1 < _CUT) & (left > 0) | (y1 < _CUT) & (top > 0)
+            cut |= (x2 > width - _CUT) & (left + width < image.width)
+            cut |= (y2 > height - _CUT) & (top + height < image.height)
+            yield found.take(~cut).place(1.0, (left, top))
+
+
+def _spans(length: int, tile: int, overlap: int) -> list[tuple[int, int]]:
+    """(start, length) of equal, overlapping pieces that cover ``length``, none longer than ``tile``."""
+    if length <= tile:
+        return [(0, length)]
+    count = int(np.ceil((length - overlap) / (tile - overlap)))
+    starts = np.linspace(0, length - tile, count).round().astype(int)
+    return [(int(start), tile) for start in starts]
+
+
+def _judge(found: Proposals, options: DetectionOptions, shrunk: bool) -> Proposals:
+    """Mark what this view saw well enough; drop what is too large for it."""
+    smallest = options.smallest_clear_shrunk if shrunk else options.smallest_clear
+    clear = (found.scores >= options.min_score) & (found.widths >= smallest)
+    judged = Proposals(found.boxes, found.landmarks, found.scores, clear)
+    return judged.take(found.widths <= options.largest)
+
+
+def _second_look(image: Image, network: Detector, options: DetectionOptions, proposals: Proposals) -> Proposals:
+    """Look again at each proposal, cut out so that the face is ``window_face`` wide; keep what is a face."""
+    confirmed = []
+    side = options.window
+    for start in range(0, len(proposals), _WINDOWS_AT_ONCE):
+        some = proposals.take(np.arange(start, min(start + _WINDOWS_AT_ONCE, len(proposals))))
+        scales = (options.window_face / np.maximum(some.widths, 1.0)).astype(np.float64)
+        corners = (some.boxes[:, :2] + some.boxes[:, 2:]) / 2 - side / 2 / scales[:, None]
+        windows = [warp(image, view_matrix(s, c), side, side) for s, c in zip(scales, corners, strict=True)]
+        looks = propose(network, np.stack(windows), options.min_score)
+        for found, scale, corner in zip(looks, scales, corners, strict=True):
+            centres = (found.boxes[:, :2] + found.boxes[:, 2:]) / 2
+            # Neighbours seen in the same window have their own proposal.
+            mine = found.take(np.abs(centres - side / 2).max(axis=1, initial=0) < options.window_face / 2)
+            confirmed.append(mine.take(np.argsort(-mine.scores)[:1]).place(float(scale), corner))
+    return join(confirmed)
+
+
+def _canvas(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(1, h', w', 3): the pixels, black to the right and below up to the next multiple of the stride."""
+    height, width = (-(-side // _STRIDE) * _STRIDE for side in pixels.shape[:2])
+    canvas = np.zeros((1, height, width, 3), np.uint8)
+    canvas[0, : pixels.shape[0], : pixels.shape[1]] = pixels
+    return canvas

@@ -1,0 +1,96 @@
+"""The pipeline in one place: decode → detect → align → embed. READ THIS FIRST.
+
+    photo = recognizer.decode(content)
+    faces = recognizer.detect(photo)
+    [a]   = recognizer.embed([(photo, face) for face in select_faces(faces, "single", ...)])
+    similarity = a.embedding @ b.embedding
+
+Pure numpy and OpenCV around two networks that are passed in; thread-safe, as nothing here is changed after
+construction.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from service.recognition.align import align
+from service.recognition.decode import decode
+from service.recognition.detect import DetectionOptions, detect
+from service.recognition.quality import Quality, measure
+from service.recognition.types import Detector, EmbeddedFace, Embedder, Face, Image
+
+
+@dataclass(frozen=True)
+class RecognitionOptions:
+    """Limits and thresholds of recognition.
+
+    Attributes:
+        max_pixels: larger photos are refused before decoding.
+        min_inter_eye_distance: faces with fewer pixels between the eyes are not compared.
+        max_batch: crops embedded in one call of the network.
+    """
+
+    max_pixels: int = 50_000_000
+    min_inter_eye_distance: float = 6.0
+    max_batch: int = 16
+    detection: DetectionOptions = field(default_factory=DetectionOptions)
+
+
+class Recognizer:
+    """Faces out of photos, embeddings out of faces."""
+
+    def __init__(
+        self,
+        detector: Detector,
+        embedder: Embedder,
+        template: ArrayLike,
+        crop_size: int,
+        options: RecognitionOptions | None = None,
+    ) -> None:
+        """
+        Args:
+            detector, embedder: the bundle's two networks.
+            template: (5, 2) where the landmarks come to lie in the crop.
+            crop_size: side of the crop in pixels.
+        """
+        self.options = options or RecognitionOptions()
+        self._detector = detector
+        self._embedder = embedder
+        self._template = np.asarray(template, np.float64)
+        self._crop_size = crop_size
+
+    def decode(self, content: bytes) -> Image:
+        """Encoded bytes to an upright RGB image; see ``service.recognition.decode`` for what is refused."""
+        return decode(content, self.options.max_pixels)
+
+    def detect(self, image: Image) -> list[Face]:
+        """All faces, largest first; none is an ordinary answer."""
+        return detect(image, self._detector, self.options.detection)
+
+    def crop(self, image: Image, face: Face) -> NDArray[np.uint8]:
+        """The aligned face, uint8 (112, 112, 3) RGB."""
+        return align(image, face.landmarks, self._template, self._crop_size)
+
+    def quality(self, image: Image, face: Face) -> Quality:
+        """Measures of one face; needs no network."""
+        return measure(face, self.crop(image, face))
+
+    def embed_crops(self, crops: Sequence[NDArray[np.uint8]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Embeddings (k, d) of unit length and feature norms (k,) of aligned crops."""
+        parts = [
+            self._embedder(np.stack(crops[start : start + self.options.max_batch]))
+            for start in range(0, len(crops), self.options.max_batch)
+        ]
+        return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+
+    def embed(self, faces: Sequence[tuple[Image, Face]]) -> list[EmbeddedFace]:
+        """Embed faces, also of several photos, in as few calls of the network as possible."""
+        if not faces:
+            return []
+        embeddings, norms = self.embed_crops([self.crop(image, face) for image, face in faces])
+        return [
+            EmbeddedFace(face, embedding, float(norm))
+            for (_, face), embedding, norm in zip(faces, embeddings, norms, strict=True)
+        ]

@@ -1,0 +1,30 @@
+"""Affine resampling without aliasing; alignment and the detector's views all cut their regions with it."""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from service.recognition.types import Image
+
+
+def warp(image: Image, matrix: NDArray[np.float64], width: int, height: int) -> NDArray[np.uint8]:
+    """Sample a photo under a similarity transform; outside the photo is black.
+
+    Bilinear from the level of the photo's pyramid that leaves less than a factor of two to shrink, so that every
+    source pixel counts (mip mapping: Williams, "Pyramidal Parametrics", SIGGRAPH 1983).
+
+    Args:
+        image: the photo.
+        matrix: float64 (2, 3), from photo pixels (x, y, 1) to target pixels; rotation, uniform scale and shift.
+        width, height: of the target.
+
+    Returns:
+        uint8 (height, width, 3) RGB.
+    """
+    shrink = 1.0 / float(np.hypot(matrix[0, 0], matrix[1, 0]))  # photo pixels per target pixel
+    level = max(0, int(np.floor(np.log2(shrink))))
+    side = 2**level
+    # Pixel centres: photo x = side·x' + (side − 1)/2 for x' in the level.
+    to_photo = np.array([[side, 0, (side - 1) / 2], [0, side, (side - 1) / 2], [0, 0, 1]], np.float64)
+    pixels = image.level(level)
+    return np.asarray(cv2.warpAffine(pixels, matrix @ to_photo, (width, height), flags=cv2.INTER_LINEAR), np.uint8)

@@ -1,0 +1,214 @@
+"""The bundle's card: one schema that ``export`` writes and the service reads.
+
+``card.json`` lies beside the networks and says all there is to know about them. Its content is trusted only after
+``service.runtime.bundle`` has compared the digests; its *meaning* is fixed here.
+"""
+
+import hashlib
+import json
+import math
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from service.errors import BundleError
+
+SCHEMA_VERSION: Literal[1] = 1
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+Point = tuple[float, float]
+Template = tuple[Point, Point, Point, Point, Point]
+Fusion = Literal["none", "sum", "concat"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Licence(_Part):
+    """Terms of the weights. ``spdx`` is an SPDX expression; ``commercial_use`` is what users ask first."""
+
+    spdx: str
+    url: str
+    commercial_use: bool
+
+
+class Source(_Part):
+    """The published file a network was made from."""
+
+    file: str
+    sha256: Sha256
+    url: str
+    licence: Licence
+
+
+class Network(_Part):
+    """One ONNX file of the bundle. ``input`` describes its only input, e.g. ``uint8 [n, h, w, 3] RGB``."""
+
+    file: FileName
+    sha256: Sha256
+    size: int = Field(gt=0)
+    input: str
+    source: Source
+
+
+class Alignment(_Part):
+    """Where the five landmarks come to lie in the crop: pixels of a ``size`` × ``size`` image, (x, y).
+
+    Order: left eye, right eye, nose tip, left and right mouth corner, as seen by the viewer.
+    """
+
+    size: int = Field(ge=16, le=1024)
+    template: Template
+
+
+class Preprocessing(_Part):
+    """``(pixel − mean) / scale`` with pixels in 0..255, in this channel order; inside the graph already."""
+
+    channels: Literal["RGB", "BGR"]
+    mean: float
+    scale: float = Field(gt=0)
+
+
+class EmbeddingContract(_Part):
+    """Everything that changes an embedding. Two embeddings are comparable only when these are all equal.
+
+    Attributes:
+        weights: sha256 of the published embedder.
+        fusion: how the features of a crop and its mirror image are joined.
+        precision: arithmetic of the weights.
+    """
+
+    weights: Sha256
+    preprocessing: Preprocessing
+    alignment: Alignment
+    fusion: Fusion
+    dimension: int = Field(ge=2, le=8192)
+    precision: Literal["float32", "float16", "int8"]
+
+    def digest(self) -> str:
+        """sha256 of the canonical JSON form; the ``embedding_contract`` that travels with every embedding."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+class Parity(_Part):
+    """The adopted networks against the published ones, on the same real crops.
+
+    Attributes:
+        crops: how many aligned faces were compared.
+        min_cosine: smallest cosine between the embedding here and the published file's, one crop at a time.
+        max_abs_deviation: largest difference of one embedding component.
+        max_batch_deviation: largest difference between a batch of N and N batches of 1.
+        detector_max_px: largest difference of a box side or landmark, in pixels.
+        detector_max_score: largest difference of a detection score.
+    """
+
+    crops: int = Field(ge=1)
+    min_cosine: float
+    max_abs_deviation: float
+    max_batch_deviation: float
+    detector_max_px: float
+    detector_max_score: float
+
+
+class OperatingPoint(_Part):
+    """``similarity >= threshold`` was measured to have these error rates."""
+
+    fmr: float = Field(ge=0, le=1)
+    threshold: float = Field(ge=-1, le=1)
+    fnmr: float = Field(ge=0, le=1)
+
+
+class Calibration(_Part):
+    """Measured thresholds of this bundle: highest false match rate first, thresholds rising.
+
+    Attributes:
+        calibration_id: digest of all the other fields.
+        embedding_contract: the embedder that was measured.
+        detector: sha256 of the published detector whose landmarks were used.
+        dataset, dataset_sha256: name and digest of the pairs file.
+        genuine, impostor: how many comparisons of one person, and of two persons, were counted.
+    """
+
+    calibration_id: Sha256
+    embedding_contract: Sha256
+    detector: Sha256
+    dataset: str
+    dataset_sha256: Sha256
+    persons: int = Field(ge=2)
+    photos: int = Field(ge=2)
+    genuine: int = Field(ge=1)
+    impostor: int = Field(ge=1)
+    points: Annotated[tuple[OperatingPoint, ...], Field(min_length=2)]
+
+    @model_validator(mode="after")
+    def _ordered_and_intact(self) -> "Calibration":
+        for lax, strict in zip(self.points, self.points[1:], strict=False):
+            if not (lax.fmr > strict.fmr and lax.threshold <= strict.threshold and lax.fnmr <= strict.fnmr):
+                raise ValueError(f"operating points out of order at FMR {strict.fmr:g}")
+        if self.points[-1].fmr < 3 / self.impostor:
+            raise ValueError(f"FMR {self.points[-1].fmr:g} is below 3/{self.impostor} comparisons (rule of 3)")
+        if self.calibration_id != self.digest():
+            raise ValueError(f"calibration_id {self.calibration_id[:12]}… is not the digest of the figures")
+        return self
+
+    def digest(self) -> str:
+        """sha256 over everything but the id itself."""
+        fields = self.model_dump(mode="json", exclude={"calibration_id"})
+        return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+class Card(_Part):
+    """All that the service needs to know about a pair of networks."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+    version: str
+    description: str
+    licence: Licence
+    detector: Network
+    embedder: Network
+    contract: EmbeddingContract
+    embedding_contract: Sha256
+    parity: Parity
+    calibration: Calibration | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Card":
+        if self.embedding_contract != self.contract.digest():
+            raise ValueError(f"embedding_contract {self.embedding_contract[:12]}… is not the contract's digest")
+        if self.contract.weights != self.embedder.source.sha256:
+            raise ValueError("the contract names other weights than the embedder's source")
+        if self.calibration and self.calibration.embedding_contract != self.embedding_contract:
+            raise ValueError("the calibration was measured under another embedding contract")
+        if self.calibration and self.calibration.detector != self.detector.source.sha256:
+            raise ValueError("the calibration was measured with another detector")
+        if not math.isfinite(self.parity.min_cosine):
+            raise ValueError("parity.min_cosine is not a number")
+        return self
+
+    def to_json(self) -> str:
+        """The text of ``card.json``."""
+        return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+
+
+def read_card(text: str | bytes, where: str) -> Card:
+    """Parse and validate ``card.json``.
+
+    Raises:
+        BundleError: not JSON, another schema version, or fields that contradict each other.
+    """
+    try:
+        found = json.loads(text)
+        version = found.get("schema_version") if isinstance(found, dict) else None
+        if version != SCHEMA_VERSION:
+            raise BundleError(f"{where}: card schema {version!r} is not {SCHEMA_VERSION}, which this version reads.")
+        return Card.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(p) for p in first["loc"]) or "card"
+        raise BundleError(f"{where}: {place}: {first['msg']}") from error
+    except ValueError as error:
+        raise BundleError(f"{where}: not JSON: {error}") from error

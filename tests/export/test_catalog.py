@@ -1,0 +1,152 @@
+"""The catalogue: what is shipped, and that a wrong entry is named."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from export.catalog import Catalog, PackageMirror, UrlMirror, load_catalog
+from service.errors import BundleError
+
+YUNET = "face_detection_yunet_2023mar.onnx"
+SFACE = "face_recognition_sface_2021dec.onnx"
+
+VALID = f"""
+[files."d.onnx"]
+role = "detector"
+size = 10
+sha256 = "{"a" * 64}"
+official = "https://authors.example/d.onnx"
+licence = {{ spdx = "MIT", url = "https://authors.example/LICENSE", commercial_use = true }}
+mirrors = [
+    {{ url = "http://mirror.example/d.onnx" }},
+    {{ package = "carrier==1.0", path = "carrier/d.onnx" }},
+]
+
+[files."e.onnx"]
+role = "embedder"
+size = 20
+sha256 = "{"b" * 64}"
+official = "https://authors.example/e.onnx"
+licence = {{ spdx = "CC-BY-NC-4.0", url = "https://authors.example/LICENSE", commercial_use = false }}
+mirrors = []
+
+[bundles.small]
+version = "3"
+description = "Two networks."
+detector = "d.onnx"
+embedder = "e.onnx"
+fusion = "concat"
+"""
+
+
+def load(text: str, folder: Path) -> Catalog:
+    path = folder / "catalog.toml"
+    path.write_text(text, encoding="utf-8")
+    return load_catalog(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "sha256", "spdx"),
+    [
+        (YUNET, 232589, "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4", "MIT"),
+        (SFACE, 38696353, "0ba9fbfa01b5270c96627c4ef784da859931e02f04419c829e83484087c34e79", "Apache-2.0"),
+    ],
+)
+def test_shipped_files_are_the_ones_that_were_measured(name: str, size: int, sha256: str, spdx: str) -> None:
+    file = load_catalog().files[name]
+    assert (file.size, file.sha256, file.licence.spdx) == (size, sha256, spdx)
+    assert file.licence.commercial_use is True
+
+
+def test_every_shipped_file_has_a_licence_and_a_way_that_needs_only_the_package_registry() -> None:
+    files = load_catalog().files
+    assert set(files) == {YUNET, SFACE}
+    for file in files.values():
+        assert file.licence.spdx
+        assert file.licence.url.startswith("https://")
+        packages = [source for source in file.sources if isinstance(source, PackageMirror)]
+        assert packages
+        assert all(package.path.endswith(file.name) for package in packages)
+
+
+def test_every_shipped_address_ends_with_the_name_of_the_file() -> None:
+    for file in load_catalog().files.values():
+        urls = [source.url for source in file.sources if isinstance(source, UrlMirror)]
+        assert len(urls) == 3
+        assert all(url.startswith("https://") and url.endswith(f"/{file.name}") for url in urls)
+
+
+def test_shipped_bundle_open() -> None:
+    recipe = load_catalog().bundle("open")
+    assert (recipe.name, recipe.version, recipe.fusion) == ("open", "1", "sum")
+    assert [file.name for file in recipe.files] == [YUNET, SFACE]
+    assert recipe.description
+
+
+def test_unknown_bundle_lists_the_known_ones(tmp_path: Path) -> None:
+    catalog = load(VALID + VALID[VALID.index("[bundles") :].replace("small", "other"), tmp_path)
+    with pytest.raises(BundleError, match=r"'opne'.*known: other, small") as caught:
+        catalog.bundle("opne")
+    assert caught.value.details == {"known": ["other", "small"]}
+
+
+def test_sources_begin_with_the_official_address_and_keep_the_order(tmp_path: Path) -> None:
+    catalog = load(VALID, tmp_path)
+    assert catalog.files["d.onnx"].sources == (
+        UrlMirror("https://authors.example/d.onnx"),
+        UrlMirror("http://mirror.example/d.onnx"),
+        PackageMirror("carrier==1.0", "carrier/d.onnx"),
+    )
+    assert catalog.files["e.onnx"].licence.commercial_use is False
+    assert catalog.bundle("small").fusion == "concat"
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "complaint"),
+    [
+        ("a" * 64, "A" * 64, r"files\.d\.onnx: sha256 is 'A+', but must be 64 lowercase"),
+        ("size = 20", "size = 0", r"files\.e\.onnx: size is 0"),
+        ("size = 20", "size = true", r"files\.e\.onnx: size is True, but must be of type int"),
+        ("size = 20", "", r"files\.e\.onnx: size is missing"),
+        ("size = 20", "size = 20\nsizes = 1", r"files\.e\.onnx: unknown: sizes"),
+        ('"embedder"', '"embeder"', r"files\.e\.onnx: role is 'embeder'.*detector, embedder"),
+        ("= false", '= "no"', r"files\.e\.onnx: licence: commercial_use is 'no'"),
+        ('"MIT"', '" "', r"files\.d\.onnx: licence: spdx is ' '"),
+        ("http://mirror.example", "ftp://mirror.example", r"files\.d\.onnx: mirror 1: url is 'ftp://"),
+        ("http://mirror.example", "http://[mirror", r"files\.d\.onnx: mirror 1: url is 'http://\[mirror"),
+        ('"carrier==1.0"', '"carrier>=1.0"', r"files\.d\.onnx: mirror 2: package is 'carrier>=1.0'"),
+        ('"carrier==1.0"', '"--pre==1.0"', r"files\.d\.onnx: mirror 2: package is '--pre==1.0'"),
+        ('{ package = "carrier==1.0", path', "{ path", r"files\.d\.onnx: mirror 2: package is missing"),
+        ("mirrors = []", 'mirrors = ["x"]', r"files\.e\.onnx: mirror 1: 'x' is not a table"),
+        ('[files."e.onnx"]', '[files."../e.onnx"]', r"files\.'\.\./e\.onnx' is not a plain name"),
+        ('embedder = "e.onnx"', 'embedder = "x.onnx"', r"bundles\.small: embedder is 'x\.onnx'"),
+        (
+            'embedder = "e.onnx"',
+            'embedder = "d.onnx"',
+            r"bundles\.small: embedder is 'd\.onnx'.*no embedder among",
+        ),
+        ('"concat"', '"mean"', r"bundles\.small: fusion is 'mean'.*sum, concat, none"),
+        ("[bundles.small]", "[bundle.small]", r"bundles is missing"),
+        ("[bundles.small]", "[bundles.small", r"not valid TOML"),
+    ],
+)
+def test_a_wrong_entry_is_named(tmp_path: Path, right: str, wrong: str, complaint: str) -> None:
+    assert right in VALID
+    with pytest.raises(BundleError, match=complaint) as caught:
+        load(VALID.replace(right, wrong), tmp_path)
+    assert str(tmp_path / "catalog.toml") in caught.value.message
+
+
+def test_a_catalogue_that_is_not_there_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "none.toml"
+    with pytest.raises(BundleError, match=f"{re.escape(str(path))} cannot be read: No such file"):
+        load_catalog(path)
+
+
+def test_reading_the_catalogue_needs_only_the_standard_library() -> None:
+    code = "import sys, export.catalog; print(sorted({'requests', 'numpy', 'tqdm', 'onnx'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

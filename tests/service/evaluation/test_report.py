@@ -1,0 +1,225 @@
+"""What an evaluation writes, from photos to files, checked against the outside checker's formulas."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from service.errors import InvalidRequest
+from service.evaluation import report as report_module
+from service.evaluation.figures import roc_figure, score_histogram
+from service.evaluation.lfw import EmbedPhoto, LfwResult, evaluate_lfw
+from service.evaluation.operating_points import operating_points
+from service.evaluation.report import prepare_folder, summary, write_report
+
+MODEL = {"bundle": "open", "embedding_contract": "c0ffee", "detector": "dec0de", "provider": "cpu"}
+FILES = ["calibration.json", "pairs.csv", "report.json", "roc.png", "scores.png"]
+
+
+@pytest.fixture
+def result(lfw_tree: tuple[Path, Path], embed_photo: EmbedPhoto) -> LfwResult:
+    return evaluate_lfw(embed_photo, *lfw_tree, workers=2)
+
+
+def checker_figures(result: LfwResult) -> dict[str, float]:
+    """As shared/acceptance/lfw_http.py computes them."""
+    same = np.array([pair.genuine for pair in result.pairs])
+    found = np.isfinite(result.similarity)
+    score = np.where(found, result.similarity, -1.0)
+    fold = np.arange(len(same)) // (len(same) // 5)
+    thresholds = np.unique(score)
+    accuracy = []
+    for k in range(5):
+        train, test = fold != k, fold == k
+        right = [np.sum((score[train] >= t) == same[train]) for t in thresholds]
+        chosen = thresholds[int(np.argmax(right))]
+        accuracy.append(np.mean(((score[test] >= chosen) == same[test]) & found[test]))
+    impostor = np.sort(score[~same])[::-1]
+    return {
+        "accuracy": float(np.mean(accuracy)),
+        "accuracy_std": float(np.std(accuracy)),
+        "1e-2": float(np.mean(score[same] > impostor[int(0.01 * len(impostor))])),
+        "1e-3": float(np.mean(score[same] > impostor[int(0.001 * len(impostor))])),
+    }
+
+
+def test_the_report_has_the_checkers_figures(result: LfwResult, tmp_path: Path) -> None:
+    report = write_report(result, tmp_path / "out", MODEL)
+    expected = checker_figures(result)
+    assert 0.6 < expected["accuracy"] < 0.95, "the photos are to be neither hopeless nor easy"
+    assert report["accuracy"] == pytest.approx(expected["accuracy"], abs=1e-12)
+    assert report["accuracy_std"] == pytest.approx(expected["accuracy_std"], abs=1e-12)
+    assert report["tar_at_far"] == {"1e-2": expected["1e-2"], "1e-3": expected["1e-3"]}
+    assert 0 < report["eer"] < 0.5
+
+
+def test_the_report_says_what_was_measured(result: LfwResult, tmp_path: Path) -> None:
+    report = write_report(result, tmp_path / "deep" / "out", MODEL)
+    assert sorted(path.name for path in (tmp_path / "deep" / "out").iterdir()) == FILES
+    assert json.loads((tmp_path / "deep" / "out" / "report.json").read_text()) == report
+    assert report["dataset"] == {
+        "name": "lfw",
+        "pairs": 80,
+        "photos": len(result.photos),
+        "folds": 5,
+        "pairs_file": "pairs.txt",
+        "pairs_sha256": result.pairs_sha256,
+    }
+    assert report["undetected_photos"] == ["P_03/P_03_0002.jpg", "P_07/P_07_0001.jpg"]
+    assert report["pairs_undetected"] == np.sum(result.similarity == -np.inf) >= 2
+    assert report["photos_per_second"] == len(result.photos) / result.seconds
+    assert report["thresholds_from"] == "other folds"
+    assert report["model"] == MODEL
+
+
+def test_the_csv_tells_every_decision(result: LfwResult, tmp_path: Path) -> None:
+    report = write_report(result, tmp_path, MODEL)
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "pairs.csv").read_text())))
+    assert [(r["first"], r["second"]) for r in rows] == [(p.first, p.second) for p in result.pairs]
+    thresholds = {str(fold["fold"]): fold["threshold"] for fold in report["folds"]}
+    for row, pair, similarity in zip(rows, result.pairs, result.similarity, strict=True):
+        assert (row["fold"], row["genuine"] == "true") == (str(pair.fold), pair.genuine)
+        if np.isinf(similarity):
+            assert (row["similarity"], row["decided"], row["correct"]) == ("", "", "false")
+        else:
+            assert float(row["similarity"]) == similarity
+            decided = similarity >= thresholds[row["fold"]]
+            assert row["decided"] == ("true" if decided else "false")
+            assert row["correct"] == ("true" if decided == pair.genuine else "false")
+    for fold in report["folds"]:
+        own = [row["correct"] == "true" for row in rows if row["fold"] == str(fold["fold"])]
+        assert fold["accuracy"] == np.mean(own)
+    assert report["accuracy"] == pytest.approx(np.mean([fold["accuracy"] for fold in report["folds"]]))
+
+
+def test_the_calibration_uses_all_pairs_of_detected_photos(result: LfwResult, tmp_path: Path) -> None:
+    write_report(result, tmp_path, MODEL)
+    calibration = json.loads((tmp_path / "calibration.json").read_text())
+    photos = [p for p, found in zip(result.photos, result.detected, strict=True) if found]
+    persons = [photo[:4] for photo in photos]
+    genuine = sum(a == b for i, a in enumerate(persons) for b in persons[:i])
+    assert calibration["photos"] == len(photos)
+    assert calibration["persons"] == len(set(persons))
+    assert calibration["genuine_comparisons"] == genuine
+    assert calibration["impostor_comparisons"] == len(photos) * (len(photos) - 1) // 2 - genuine
+    assert (calibration["embedding_contract"], calibration["detector"]) == ("c0ffee", "dec0de")
+    assert calibration["dataset"] == {
+        "name": "lfw",
+        "pairs_file": "pairs.txt",
+        "sha256": result.pairs_sha256,
+    }
+    numbers = np.array([int(person[2:]) for person in persons])
+    expected = operating_points(result.embeddings[result.detected], numbers).points
+    assert len(expected) >= 2
+    assert calibration["points"] == [{"fmr": p.fmr, "threshold": p.threshold, "fnmr": p.fnmr} for p in expected]
+    assert f"{len(photos)} photos" in calibration["note"]
+
+
+def test_a_calibration_without_its_model_is_refused(result: LfwResult, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="embedding_contract and detector"):
+        write_report(result, tmp_path / "out", {"bundle": "open"})
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_report_that_cannot_be_written_leaves_the_old_one_whole(
+    result: LfwResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_report(result, tmp_path, MODEL)
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.*")}
+
+    def full(path: Path, data: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(data[:10])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        write_report(result, tmp_path, {**MODEL, "bundle": "other"})
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.*")} == before
+
+
+def test_whoever_reads_the_old_report_is_not_disturbed_by_the_new_one(result: LfwResult, tmp_path: Path) -> None:
+    write_report(result, tmp_path / "out", MODEL)
+    before = (tmp_path / "out" / "report.json").read_bytes()
+    (tmp_path / "same_file").hardlink_to(tmp_path / "out" / "report.json")
+    write_report(result, tmp_path / "out", {**MODEL, "bundle": "other"})
+    assert (tmp_path / "same_file").read_bytes() == before
+    assert (tmp_path / "out" / "report.json").read_bytes() != before
+
+
+def test_a_value_that_is_not_json_is_found_before_anything_is_written(result: LfwResult, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_report(result, tmp_path / "out", {**MODEL, "speed": float("nan")})
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_the_callers_mistake(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "out"):
+        with pytest.raises(InvalidRequest, match="cannot be made"):
+            prepare_folder(out)
+
+
+def test_the_summary_is_aligned(result: LfwResult, tmp_path: Path) -> None:
+    report = write_report(result, tmp_path, MODEL)
+    lines = summary(report).splitlines()
+    names, gaps, values = zip(*((line[:15], line[15:17], line[17:]) for line in lines), strict=True)
+    assert "TAR at FAR 1e-3" in names
+    assert set(gaps) == {"  "}
+    assert not any(value.startswith(" ") for value in values)
+    assert values[1].startswith(f"{100 * report['accuracy']:.2f} % ± ")
+    assert any("2 photos" in line for line in lines)
+
+
+def pixels_of(png: bytes) -> NDArray[Any]:
+    image = Image.open(io.BytesIO(png))
+    assert image.format == "PNG"
+    assert image.size == (900, 650)
+    return np.asarray(image.convert("RGB"), np.int16)
+
+
+def count(pixels: NDArray[Any], colour: tuple[int, int, int]) -> int:
+    return int((np.abs(pixels - np.array(colour)).max(axis=2) < 8).sum())
+
+
+@pytest.mark.parametrize("name", ["roc.png", "scores.png"])
+def test_the_figures_on_disk_are_drawn(result: LfwResult, tmp_path: Path, name: str) -> None:
+    write_report(result, tmp_path, MODEL)
+    pixels = pixels_of((tmp_path / name).read_bytes())
+    assert count(pixels, (0x00, 0x72, 0xB2)) > 500, "the ROC, the genuine scores"
+    assert count(pixels, (0xD5, 0x5E, 0x00)) > 50, "the EER, the impostor scores"
+
+
+def test_the_figures_show_the_scores_they_are_given() -> None:
+    rng = np.random.default_rng(0)
+    genuine, impostor = rng.normal(0.6, 0.1, 500), rng.normal(0.1, 0.1, 500)
+    roc, scores = roc_figure(genuine, impostor, "t"), score_histogram(genuine, impostor, 0.3, "t")
+    assert np.array_equal(pixels_of(roc), pixels_of(roc_figure(genuine, impostor, "t")))
+    assert not np.array_equal(pixels_of(roc), pixels_of(roc_figure(genuine - 0.3, impostor, "t")))
+    assert not np.array_equal(pixels_of(scores), pixels_of(score_histogram(genuine, impostor, 0.35, "t")))
+
+
+@pytest.mark.parametrize("genuine", [[0.9], [0.9, -np.inf], [0.1, 0.1]])
+def test_the_figures_of_few_scores_draw_without_a_warning(genuine: list[float]) -> None:
+    pixels_of(roc_figure(np.array(genuine), np.array([0.1]), "t"))
+    pixels_of(score_histogram(np.array(genuine), np.array([-np.inf]), 0.5, "t"))
+
+
+def test_matplotlib_is_loaded_when_drawing_and_without_pyplot() -> None:
+    program = (
+        "import sys, numpy as np\n"
+        f"import {report_module.__name__}\n"
+        "from service.evaluation.figures import roc_figure\n"
+        "assert 'matplotlib' not in sys.modules\n"
+        "roc_figure(np.array([0.5]), np.array([0.1]), 't')\n"
+        "assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
