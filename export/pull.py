@@ -4,9 +4,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.adopt import adopt
 from export.catalog import load_catalog
-from export.fetch import fetch_all
 from service.errors import BundleError
 from service.runtime.bundle import bundles_dir, open_bundle
 from service.runtime.card import Card
@@ -51,6 +49,10 @@ def pull(name: str, data_dir: Path, force: bool = False) -> Pulled:
             )
             if made_from == (recipe.version, recipe.detector.sha256, recipe.embedder.sha256, recipe.fusion):
                 return Pulled(present.resolve(), card, fresh=False)
+    # onnx and insightface take a second to load, and are not needed where the bundle is there.
+    from export.adopt import adopt
+    from export.fetch import fetch_all
+
     detector, embedder = fetch_all(recipe.files, data_dir / "downloads")
     path = adopt(recipe, detector, embedder, data_dir)
     return Pulled(path, open_bundle(path).card, fresh=True)

@@ -64,7 +64,7 @@ class MultipleFaces(UnusableInput):
 
 
 class FaceTooSmall(UnusableInput):
-    """The face has too few pixels between the eyes to be compared."""
+    """The face has too few pixels to be compared."""
 
 
 class ModelMismatch(UnusableInput):

@@ -1,0 +1,1 @@
+"""The HTTP contract: routes, request bodies, answers, and one table of errors."""

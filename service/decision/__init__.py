@@ -1,0 +1,1 @@
+"""From similarities to decisions: operating points given as error rates."""

@@ -1,0 +1,1 @@
+"""Published verification protocols, run through the same recognizer that serves."""

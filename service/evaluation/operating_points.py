@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from service.errors import InvalidRequest
 from service.evaluation.metrics import most_errors
 
-CALIBRATION_FMRS = (1e-1, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6)
+CALIBRATION_FMRS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6)
 
 # With no error in N independent trials, the true rate is below 3 / N with 95 % confidence (ISO/IEC 19795-1).
 RULE_OF_3 = 3

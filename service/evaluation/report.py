@@ -29,6 +29,7 @@ from service.evaluation.metrics import (
     tar_at_far,
 )
 from service.evaluation.operating_points import operating_points
+from service.runtime.card import Calibration, OperatingPoint
 
 DATASET = "lfw"
 TAR_AT = {"1e-2": 1e-2, "1e-3": 1e-3}
@@ -58,9 +59,10 @@ def write_report(result: LfwResult, out: Path, model: Mapping[str, Any]) -> dict
     genuine, impostor = result.similarity[labels], result.similarity[~labels]
     title = f"LFW, {len(labels):,} pairs: accuracy {100 * report['accuracy']:.2f} %"
     threshold = float(np.median(validation.thresholds))
+    calibration = _calibration(result, model)
     files = {
         "pairs.csv": _pairs_csv(result, validation),
-        "calibration.json": _json(_calibration(result, model)),
+        **({"calibration.json": _json(calibration.model_dump(mode="json"))} if calibration else {}),
         "roc.png": roc_figure(genuine, impostor, title),
         "scores.png": score_histogram(genuine, impostor, threshold, title),
         "report.json": _json(report),
@@ -138,24 +140,31 @@ def _figures_of_merit(
     }
 
 
-def _calibration(result: LfwResult, model: Mapping[str, Any]) -> dict[str, Any]:
+def _calibration(result: LfwResult, model: Mapping[str, Any]) -> Calibration | None:
+    """None where there are too few pairs for two operating points.
+
+    All pairs among the photos that the pairs file names and in which a face was found, not only the pairs that
+    it lists: two photos of one person are genuine, of two persons impostor. Labels are used as published.
+    """
     photos = np.array(result.photos)[result.detected]
     persons = np.unique([photo.split("/")[0] for photo in photos], return_inverse=True)[1]
     measured = operating_points(result.embeddings[result.detected], persons)
-    return {
-        "dataset": {"name": DATASET, "pairs_file": result.pairs_file.name, "sha256": result.pairs_sha256},
-        **{key: model[key] for key in MODEL_KEYS},
-        "genuine_comparisons": measured.genuine,
-        "impostor_comparisons": measured.impostors,
-        "persons": measured.persons,
-        "photos": measured.photos,
-        "points": [{"fmr": point.fmr, "threshold": point.threshold, "fnmr": point.fnmr} for point in measured.points],
-        "note": (
-            f"All pairs among the {measured.photos} photos that the pairs file names and in which a face was "
-            "found, not only the pairs that it lists: two photos of one person are genuine, of two persons "
-            "impostor. Labels are used as published. A match is similarity >= threshold."
+    if len(measured.points) < 2:
+        return None
+    figures = Calibration.model_construct(
+        embedding_contract=model["embedding_contract"],
+        detector=model["detector"],
+        dataset=f"{DATASET}/{result.pairs_file.name}",
+        dataset_sha256=result.pairs_sha256,
+        persons=measured.persons,
+        photos=measured.photos,
+        genuine=measured.genuine,
+        impostor=measured.impostors,
+        points=tuple(
+            OperatingPoint(fmr=point.fmr, threshold=point.threshold, fnmr=point.fnmr) for point in measured.points
         ),
-    }
+    )
+    return Calibration(calibration_id=figures.digest(), **dict(figures))
 
 
 def _pairs_csv(result: LfwResult, validation: CrossValidation) -> bytes:

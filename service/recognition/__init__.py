@@ -1,0 +1,1 @@
+"""Photos to faces to embeddings, in numpy and OpenCV. Start reading at ``recognizer.py``."""

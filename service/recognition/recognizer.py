@@ -28,12 +28,12 @@ class RecognitionOptions:
 
     Attributes:
         max_pixels: larger photos are refused before decoding.
-        min_inter_eye_distance: faces with fewer pixels between the eyes are not compared.
+        min_face_size: faces whose box has a shorter side than this, in pixels, are not compared.
         max_batch: crops embedded in one call of the network.
     """
 
     max_pixels: int = 50_000_000
-    min_inter_eye_distance: float = 6.0
+    min_face_size: float = 16.0
     max_batch: int = 16
     detection: DetectionOptions = field(default_factory=DetectionOptions)
 

@@ -9,15 +9,14 @@ from service.recognition.types import Face
 FacePolicy = Literal["single", "largest", "all"]
 
 
-def select_faces(
-    faces: Sequence[Face], policy: FacePolicy, min_inter_eye_distance: float, what: str = "image"
-) -> list[Face]:
+def select_faces(faces: Sequence[Face], policy: FacePolicy, min_face_size: float, what: str = "image") -> list[Face]:
     """Apply a policy to detected faces, largest first.
 
     Args:
         faces: as detected.
         policy: ``single`` refuses to choose between people, ``largest`` takes the largest box, ``all`` every face.
-        min_inter_eye_distance: faces with less, in pixels, are not usable: too little is left to compare.
+        min_face_size: faces whose box has a shorter side than this, in pixels, are not usable: too little is left
+            to compare.
         what: the request's name of the photo, for the message.
 
     Returns:
@@ -28,20 +27,20 @@ def select_faces(
         FaceTooSmall: only faces that are not usable, where one is needed.
         MultipleFaces: several usable faces under ``single``.
     """
-    usable = [face for face in faces if face.inter_eye_distance >= min_inter_eye_distance]
+    usable = [face for face in faces if face.size >= min_face_size]
     if policy == "all":
         return usable
     if not faces:
         raise FaceNotFound(f"No face was found in {what}.", {"image": what})
     if not usable:
-        largest = max(face.inter_eye_distance for face in faces)
+        largest = max(face.size for face in faces)
         raise FaceTooSmall(
-            f"The largest face in {what} has {largest:.1f} pixels between the eyes; "
-            f"{min_inter_eye_distance:g} are needed. Send a larger photo.",
+            f"The largest face in {what} is {largest:.1f} pixels wide; {min_face_size:g} are needed. "
+            "Send a larger photo.",
             {
                 "image": what,
-                "inter_eye_distance": round(largest, 2),
-                "min_inter_eye_distance": min_inter_eye_distance,
+                "face_size": round(largest, 2),
+                "min_face_size": min_face_size,
             },
         )
     if policy == "single" and len(usable) > 1:

@@ -66,6 +66,11 @@ class Face:
         return float((self.box[2] - self.box[0]) * (self.box[3] - self.box[1]))
 
     @property
+    def size(self) -> float:
+        """Shorter side of the box, in pixels; unlike the distance of the eyes it holds for turned heads."""
+        return float(np.min(self.box[2:] - self.box[:2]))
+
+    @property
     def inter_eye_distance(self) -> float:
         """Between the two eye centres, in pixels."""
         return float(np.hypot(*(self.landmarks[1] - self.landmarks[0])))

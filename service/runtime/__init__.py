@@ -1,0 +1,1 @@
+"""Bundles and the networks in them; the only room that imports onnxruntime."""

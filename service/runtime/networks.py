@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import distributions
 from typing import Literal
 
 import numpy as np
@@ -105,8 +106,16 @@ def choose_provider(wanted: Provider) -> str:
     """The ONNX Runtime execution provider to use.
 
     Raises:
-        DeviceError: ``cuda`` is wanted and this installation has no CUDA provider.
+        DeviceError: ``cuda`` is wanted and this installation has no CUDA provider, or two ONNX Runtimes are installed
+            over each other.
     """
+    rivals = [name for name in ("onnxruntime", "onnxruntime-gpu") if list(distributions(name=name))]
+    if len(rivals) > 1:
+        raise DeviceError(
+            "onnxruntime and onnxruntime-gpu are both installed; they own the same module, and one has overwritten the "
+            "other. Make the environment anew with one of the two: make clean, then make setup DEVICE=cpu or gpu.",
+            {"installed": rivals},
+        )
     available = ort.get_available_providers()
     if wanted == "auto":
         wanted = "cuda" if _ORT_NAMES["cuda"] in available else "cpu"
@@ -121,6 +130,9 @@ def choose_provider(wanted: Provider) -> str:
 
 
 def _open(model: bytes, role: str, provider: str, threads: int) -> ort.InferenceSession:
+    if provider == _ORT_NAMES["cuda"]:
+        # The CUDA libraries come as Python wheels, where the dynamic loader does not look by itself.
+        ort.preload_dlls()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or available_cores()
     options.inter_op_num_threads = 1
@@ -143,5 +155,5 @@ def _expect(session: ort.InferenceSession, role: str, inputs: Sequence[str], out
 
 
 def available_cores() -> int:
-    """Cores this process may run on; a container's limit counts, the machine's number does not."""
+    """Cores this process may run on, which can be fewer than the machine has."""
     return len(os.sched_getaffinity(0))

@@ -128,7 +128,7 @@ def test_sources_begin_with_the_official_address_and_keep_the_order(tmp_path: Pa
             'embedder = "d.onnx"',
             r"bundles\.small: embedder is 'd\.onnx'.*no embedder among",
         ),
-        ('"concat"', '"mean"', r"bundles\.small: fusion is 'mean'.*sum, concat, none"),
+        ('"concat"', '"mean"', r"bundles\.small: fusion is 'mean'.*none, sum, concat"),
         ("[bundles.small]", "[bundle.small]", r"bundles is missing"),
         ("[bundles.small]", "[bundles.small", r"not valid TOML"),
     ],

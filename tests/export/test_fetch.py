@@ -108,7 +108,7 @@ def server() -> Iterator[Server]:
 
 
 def listed(first: str, *further: Mirror, name: str = "net.onnx", body: bytes = BODY) -> CatalogFile:
-    licence = Licence("MIT", "https://authors.example/LICENSE", commercial_use=True)
+    licence = Licence(spdx="MIT", url="https://authors.example/LICENSE", commercial_use=True)
     digest = hashlib.sha256(body).hexdigest()
     return CatalogFile(name, "detector", len(body), digest, licence, first, further)
 
@@ -236,7 +236,7 @@ from pathlib import Path
 from export.catalog import CatalogFile, Licence
 from export.fetch import fetch
 url, size, sha256, cache = sys.argv[1:]
-licence = Licence("MIT", "https://authors.example/LICENSE", True)
+licence = Licence(spdx="MIT", url="https://authors.example/LICENSE", commercial_use=True)
 fetch(CatalogFile("net.onnx", "detector", int(size), sha256, licence, url, ()), Path(cache))
 """
 

@@ -19,8 +19,14 @@ from service.evaluation.figures import roc_figure, score_histogram
 from service.evaluation.lfw import EmbedPhoto, LfwResult, evaluate_lfw
 from service.evaluation.operating_points import operating_points
 from service.evaluation.report import prepare_folder, summary, write_report
+from service.runtime.card import Calibration
 
-MODEL = {"bundle": "open", "embedding_contract": "c0ffee", "detector": "dec0de", "provider": "cpu"}
+MODEL = {
+    "bundle": "open",
+    "embedding_contract": "c0ffee" + "0" * 58,
+    "detector": "dec0de" + "0" * 58,
+    "provider": "cpu",
+}
 FILES = ["calibration.json", "pairs.csv", "report.json", "roc.png", "scores.png"]
 
 
@@ -108,19 +114,18 @@ def test_the_calibration_uses_all_pairs_of_detected_photos(result: LfwResult, tm
     genuine = sum(a == b for i, a in enumerate(persons) for b in persons[:i])
     assert calibration["photos"] == len(photos)
     assert calibration["persons"] == len(set(persons))
-    assert calibration["genuine_comparisons"] == genuine
-    assert calibration["impostor_comparisons"] == len(photos) * (len(photos) - 1) // 2 - genuine
-    assert (calibration["embedding_contract"], calibration["detector"]) == ("c0ffee", "dec0de")
-    assert calibration["dataset"] == {
-        "name": "lfw",
-        "pairs_file": "pairs.txt",
-        "sha256": result.pairs_sha256,
-    }
+    assert calibration["genuine"] == genuine
+    assert calibration["impostor"] == len(photos) * (len(photos) - 1) // 2 - genuine
+    assert (calibration["embedding_contract"], calibration["detector"]) == (
+        MODEL["embedding_contract"],
+        MODEL["detector"],
+    )
+    assert (calibration["dataset"], calibration["dataset_sha256"]) == ("lfw/pairs.txt", result.pairs_sha256)
     numbers = np.array([int(person[2:]) for person in persons])
     expected = operating_points(result.embeddings[result.detected], numbers).points
     assert len(expected) >= 2
     assert calibration["points"] == [{"fmr": p.fmr, "threshold": p.threshold, "fnmr": p.fnmr} for p in expected]
-    assert f"{len(photos)} photos" in calibration["note"]
+    assert Calibration.model_validate(calibration, strict=False).calibration_id == calibration["calibration_id"]
 
 
 def test_a_calibration_without_its_model_is_refused(result: LfwResult, tmp_path: Path) -> None:

@@ -1,0 +1,79 @@
+# make run and make test are all a newcomer needs; `make help` lists the rest.
+
+PYTHON ?= python3
+PORT ?= 8000
+DATA_DIR ?= data
+BUNDLE ?= open
+# cpu or gpu: two sets of packages that own the same modules and never share an environment.
+DEVICE ?= cpu
+VENV ?= .venv
+
+LIKENESS := $(VENV)/bin/likeness
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+INSTALLED := $(VENV)/.installed-$(DEVICE)
+INSTALLED_DEV := $(VENV)/.installed-dev
+OTHER := $(if $(filter gpu,$(DEVICE)),cpu,gpu)
+
+.PHONY: help setup run test check format bench accuracy lock clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(INSTALLED) ## install into .venv (DEVICE=cpu or gpu)
+
+run: $(INSTALLED) ## install, obtain the default bundle, serve on 127.0.0.1 (PORT=, DATA_DIR=, BUNDLE=)
+	@$(LIKENESS) pull $(BUNDLE) --data-dir $(DATA_DIR)
+	@$(LIKENESS) serve --bundle $(BUNDLE) --data-dir $(DATA_DIR) --port $(PORT)
+
+test: $(INSTALLED_DEV) ## run the tests, with the real bundle
+	@$(LIKENESS) pull open --data-dir $(DATA_DIR)
+	LIKENESS_TEST_DATA_DIR=$(DATA_DIR) $(VENV)/bin/python -m pytest
+
+check: $(INSTALLED_DEV) ## format, lint, types
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+format: $(INSTALLED_DEV) ## mend format and imports
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+bench: $(INSTALLED_DEV) ## one verify by stage, against the bare networks
+	@$(LIKENESS) pull open --data-dir $(DATA_DIR)
+	$(VENV)/bin/python -m tests.benchmarks.verify_stages --data-dir $(DATA_DIR)
+
+LFW ?= ../shared/data/lfw
+accuracy: $(INSTALLED) ## LFW through the recognizer (LFW=folder with images/ and pairs.txt), report in reports/lfw
+	@$(LIKENESS) pull open --data-dir $(DATA_DIR)
+	$(LIKENESS) evaluate lfw --data-dir $(DATA_DIR) --images $(LFW)/images --pairs $(LFW)/pairs.txt --out reports/lfw
+
+lock: ## make the lock files anew (needs uv)
+	for set in cpu gpu; do \
+	  uv pip compile pyproject.toml --extra $$set --group build --output-file requirements/$$set.txt $(LOCK) \
+	    --no-emit-package opencv-python $$([ $$set = gpu ] && echo "--no-emit-package onnxruntime") || exit 1; \
+	done
+	uv pip compile --group dev --constraint requirements/cpu.txt --output-file requirements/dev.txt $(LOCK)
+LOCK := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet
+
+clean: ## remove the environment and caches; bundles stay
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache reports
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; $(PYTHON) is older. Try make PYTHON=python3.12." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { rm -rf $(VENV); echo "No virtual environment could be made; on Debian: apt-get install python3-venv" >&2; exit 1; }
+
+# --no-deps: the lock is complete, and insightface would pull in the CPU onnxruntime and a second OpenCV.
+$(INSTALLED): requirements/$(DEVICE).txt pyproject.toml | $(VENV)/bin/python
+	@case "$(DEVICE)" in cpu|gpu) ;; *) echo "DEVICE is cpu or gpu, not $(DEVICE)." >&2; exit 1;; esac
+	@if [ -e $(VENV)/.installed-$(OTHER) ]; then \
+	  echo "$(VENV) holds the $(OTHER) set; the two cannot share one environment. Run make clean first." >&2; exit 1; fi
+	$(PIP) install --no-deps --require-hashes --requirement requirements/$(DEVICE).txt
+	$(PIP) install --no-deps --no-build-isolation --quiet --editable .
+	@touch $@
+
+$(INSTALLED_DEV): requirements/dev.txt $(INSTALLED)
+	$(PIP) install --no-deps --require-hashes --quiet --requirement requirements/dev.txt
+	@touch $@

@@ -1,0 +1,43 @@
+"""The composition root of the HTTP service."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio.to_thread
+from fastapi import FastAPI
+
+from service import __version__
+from service.api import errors
+from service.api.context import RequestContext
+from service.api.routes import health, photos
+from service.engine import Engine
+from service.runtime.networks import available_cores
+from service.runtime.workers import Workers
+from service.settings import Settings
+
+
+def create_app(engine: Engine, settings: Settings) -> FastAPI:
+    """The application around a loaded engine. Ready once its networks are warm."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await anyio.to_thread.run_sync(engine.warm_up)
+        app.state.ready = True
+        yield
+        app.state.ready = False
+
+    app = FastAPI(
+        title="Likeness",
+        version=__version__,
+        summary="Face verification: do two photos show the same person?",
+        lifespan=lifespan,
+    )
+    app.state.ready = False
+    app.state.engine = engine
+    app.state.settings = settings
+    app.state.workers = Workers(available_cores(), settings.max_waiting)
+    app.add_middleware(RequestContext)
+    errors.install(app)
+    app.include_router(health.router)
+    app.include_router(photos.router)
+    return app

@@ -1,0 +1,154 @@
+"""Request bodies: one pydantic model a call, sent as multipart or as JSON, and read with one set of limits.
+
+In multipart, photos are file parts and everything else is text; in JSON a photo is ``{"base64": "..."}``. Both give
+the same model. Bodies stay in memory: a photo of a face is never written to a temporary file.
+"""
+
+import base64
+import binascii
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Annotated, Any, TypeVar
+
+import pydantic_core
+from fastapi import Request
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, WithJsonSchema
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from service.api.errors import MalformedRequest
+from service.errors import ImageTooLarge, InvalidRequest, UnsupportedMediaType
+
+# No call takes more parts; a hundred of them are a mistake or an attack.
+MAX_PARTS = 40
+MAX_TEXT_PART = 4096
+
+Body = TypeVar("Body", bound="RequestBody")
+
+
+class RequestBody(BaseModel):
+    """Base of all request bodies: unknown fields are refused, numbers are finite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _photo_bytes(value: object) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    if not isinstance(value, dict) or set(value) != {"base64"} or not isinstance(value["base64"], str):
+        raise ValueError('a photo is a file part, or {"base64": "..."} in JSON')
+    try:
+        return base64.b64decode(value["base64"], validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError(f"not base64: {error}") from error
+
+
+_PHOTO_SCHEMA = {
+    "type": "object",
+    "properties": {"base64": {"type": "string", "contentEncoding": "base64"}},
+    "required": ["base64"],
+    "additionalProperties": False,
+}
+
+Photo = Annotated[bytes, BeforeValidator(_photo_bytes), WithJsonSchema(_PHOTO_SCHEMA)]
+
+
+def reader(model: type[Body], multipart: bool = True) -> Callable[[Request], Awaitable[Body]]:
+    """A FastAPI dependency that reads and validates a ``model``; with ``multipart`` false, only JSON is taken."""
+
+    async def read(request: Request) -> Body:
+        limit: int = request.app.state.settings.max_body_bytes
+        kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+        if kind == "application/json":
+            return _validate(model, _parse_json(b"".join([c async for c in _limited(request, limit)])), strict=True)
+        if kind == "multipart/form-data" and multipart:
+            return _validate(model, await _parse_multipart(request, limit), strict=False)
+        accepted = ["application/json", "multipart/form-data"] if multipart else ["application/json"]
+        if not kind and request.headers.get("content-length", "0") == "0":
+            raise MalformedRequest(f"The request has no body; send {' or '.join(accepted)}.")
+        raise UnsupportedMediaType(f"Content type {kind!r} is not {' or '.join(accepted)}.", {"accepted": accepted})
+
+    return read
+
+
+def openapi_body(model: type[RequestBody], multipart: bool = True) -> dict[str, Any]:
+    """The ``requestBody`` of the OpenAPI document for both encodings of ``model``."""
+    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    content: dict[str, Any] = {"application/json": {"schema": schema}}
+    if multipart:
+        binary = {"type": "string", "format": "binary"}
+        fields = {name: binary if field == _PHOTO_SCHEMA else field for name, field in _fields(schema).items()}
+        content = {"multipart/form-data": {"schema": {**schema, "properties": fields}}, **content}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _fields(schema: dict[str, Any]) -> dict[str, Any]:
+    """Field schemas, photos without the title that pydantic adds."""
+    return {
+        name: _PHOTO_SCHEMA if field.get("properties") == _PHOTO_SCHEMA["properties"] else field
+        for name, field in schema["properties"].items()
+    }
+
+
+async def _limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
+    """The body's chunks; refused at its announced length, or at the first byte too many."""
+    announced = request.headers.get("content-length", "")
+    received = int(announced) if announced.isdecimal() else 0
+    too_large = ImageTooLarge(
+        f"The request body has more than the {limit:,} bytes that are accepted.", {"max_body_bytes": limit}
+    )
+    if received > limit:
+        raise too_large
+    received = 0
+    async for chunk in request.stream():
+        received += len(chunk)
+        if received > limit:
+            raise too_large
+        yield chunk
+
+
+def _parse_json(body: bytes) -> dict[str, Any]:
+    try:
+        value = pydantic_core.from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise MalformedRequest(f"The body is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise MalformedRequest(f"The body is a JSON {type(value).__name__}; an object is needed.")
+    return value
+
+
+async def _parse_multipart(request: Request, limit: int) -> dict[str, Any]:
+    parser = MultiPartParser(
+        request.headers,
+        _limited(request, limit),
+        max_files=MAX_PARTS,
+        max_fields=MAX_PARTS,
+        max_part_size=MAX_TEXT_PART,
+    )
+    parser.spool_max_size = limit + 1
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise MalformedRequest(f"The multipart body cannot be read: {error.message}") from error
+    except KeyError as error:  # no boundary in the content type
+        raise MalformedRequest(f"The content type lacks {error}.") from error
+    fields: dict[str, Any] = {}
+    for name, value in form.multi_items():
+        if name in fields:
+            raise InvalidRequest(f"Field {name!r} was sent more than once.", {"field": name})
+        fields[name] = await value.read() if isinstance(value, UploadFile) else value
+    await form.close()
+    return fields
+
+
+def _validate(model: type[Body], fields: dict[str, Any], strict: bool) -> Body:
+    """In JSON a value has its type ("1" is no number, "false" no boolean); in multipart all values are text."""
+    try:
+        return model.model_validate(fields, strict=strict)
+    except ValidationError as error:
+        problems = [
+            {"field": ".".join(str(part) for part in found["loc"]), "problem": found["msg"]}
+            for found in error.errors(include_input=False, include_url=False, include_context=False)
+        ]
+        first = problems[0]
+        where = f"{first['field']}: " if first["field"] else ""
+        raise InvalidRequest(f"{where}{first['problem']}", {"fields": problems[:20]}) from error

@@ -1,0 +1,73 @@
+"""One table from domain errors to HTTP, and the one shape that every error answer has."""
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from service import errors
+
+log = logging.getLogger(__name__)
+
+
+class MalformedRequest(errors.InvalidRequest):
+    """Not even well-formed: no body, broken JSON, broken multipart."""
+
+
+# The first class of an error's method resolution order that stands here decides.
+STATUS_AND_CODE: Mapping[type[errors.LikenessError], tuple[int, str]] = {
+    MalformedRequest: (400, "invalid_request"),
+    errors.ModelMismatch: (409, "model_mismatch"),
+    errors.ImageTooLarge: (413, "image_too_large"),
+    errors.UnsupportedMediaType: (415, "unsupported_media_type"),
+    errors.InvalidImage: (422, "invalid_image"),
+    errors.FaceNotFound: (422, "face_not_found"),
+    errors.MultipleFaces: (422, "multiple_faces"),
+    errors.FaceTooSmall: (422, "face_too_small"),
+    errors.InvalidRequest: (422, "invalid_request"),
+    errors.Overloaded: (429, "overloaded"),
+    errors.NotReady: (503, "not_ready"),
+    errors.Unavailable: (503, "not_ready"),
+}
+
+
+def install(app: FastAPI) -> None:
+    """Answer every expected error of ``app`` in the common shape."""
+    app.add_exception_handler(errors.LikenessError, _on_domain_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+
+
+def error_response(
+    request_id: str, status: int, code: str, message: str, details: Mapping[str, Any] | None = None
+) -> JSONResponse:
+    """``{"error": {"code", "message", "details"}, "request_id"}``."""
+    body = {"error": {"code": code, "message": message, "details": dict(details or {})}, "request_id": request_id}
+    return JSONResponse(body, status)
+
+
+async def _on_domain_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, errors.LikenessError)
+    status, code = next(
+        (STATUS_AND_CODE[kind] for kind in type(error).__mro__ if kind in STATUS_AND_CODE), (500, "internal")
+    )
+    if status == 500:
+        log.error("%s has no place in the table of errors: %s", type(error).__name__, error.message)
+    response = error_response(request.state.request_id, status, code, error.message, error.details)
+    if status in (429, 503):
+        response.headers["Retry-After"] = str(error.details.get("retry_after_s", 1))
+    return response
+
+
+async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
+    """Raised by the framework: no such route, method not allowed, too many multipart parts."""
+    assert isinstance(error, HTTPException)
+    message = f"{HTTPStatus(error.status_code).phrase}: {request.method} {request.url.path}"
+    if error.detail != HTTPStatus(error.status_code).phrase:
+        message = str(error.detail)
+    response = error_response(request.state.request_id, error.status_code, "invalid_request", message)
+    response.headers.update(error.headers or {})
+    return response

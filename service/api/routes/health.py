@@ -1,0 +1,62 @@
+"""Health and facts about the running service."""
+
+from fastapi import APIRouter, Request
+
+from service import __version__
+from service.api.schemas import (
+    BundleOut,
+    ErrorAnswer,
+    Health,
+    InfoAnswer,
+    Limits,
+    OperatingPointOut,
+    ProviderOut,
+)
+from service.engine import Engine
+from service.errors import NotReady
+from service.recognition.decode import FORMATS
+from service.settings import Settings
+
+router = APIRouter(prefix="/v1", tags=["health"])
+
+
+@router.get("/health/live")
+async def live() -> Health:
+    """The process runs. Does no work."""
+    return Health(status="live")
+
+
+@router.get("/health/ready", responses={503: {"model": ErrorAnswer}})
+async def ready(request: Request) -> Health:
+    """The networks are loaded and warm."""
+    if not request.app.state.ready:
+        raise NotReady("The service is starting or draining.")
+    return Health(status="ready")
+
+
+@router.get("/info")
+async def info(request: Request) -> InfoAnswer:
+    """What runs here: the bundle, its licence, its operating points, and the limits."""
+    engine: Engine = request.app.state.engine
+    settings: Settings = request.app.state.settings
+    card = engine.card
+    return InfoAnswer(
+        version=__version__,
+        bundle=BundleOut(
+            name=card.name,
+            version=card.version,
+            licence=card.licence.spdx,
+            commercial_use=card.licence.commercial_use,
+        ),
+        embedding_contract=card.embedding_contract,
+        embedding_dimension=card.contract.dimension,
+        provider=ProviderOut(detector=engine.providers[0], embedder=engine.providers[1]),
+        operating_points=[OperatingPointOut.of(point) for point in engine.thresholds.listed()],
+        limits=Limits(
+            max_body_bytes=settings.max_body_bytes,
+            max_pixels=settings.max_pixels,
+            min_face_size=settings.min_face_size,
+            media_types=[f"image/{name.lower()}" for name in FORMATS],
+        ),
+        gallery_backend=None,
+    )

@@ -1,0 +1,90 @@
+"""Stateless calls: detect, embed, verify, compare. Nothing that is sent is kept."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+
+from service.api.bodies import openapi_body, reader
+from service.api.schemas import (
+    CompareAnswer,
+    CompareRequest,
+    DetectAnswer,
+    DetectRequest,
+    EmbedAnswer,
+    EmbeddedFaceOut,
+    EmbedRequest,
+    ErrorAnswer,
+    FaceOut,
+    ImageSize,
+    VerifyAnswer,
+    VerifyRequest,
+    compared,
+)
+from service.engine import Engine
+from service.runtime.workers import Workers
+
+ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": ErrorAnswer} for code in (400, 409, 413, 415, 422, 429, 503)}
+
+router = APIRouter(prefix="/v1", tags=["photos"], responses=ERRORS)
+
+
+def _engine(request: Request) -> Engine:
+    engine: Engine = request.app.state.engine
+    return engine
+
+
+def _workers(request: Request) -> Workers:
+    workers: Workers = request.app.state.workers
+    return workers
+
+
+EngineDep = Annotated[Engine, Depends(_engine)]
+WorkersDep = Annotated[Workers, Depends(_workers)]
+
+
+@router.post("/detect", openapi_extra=openapi_body(DetectRequest))
+async def detect(
+    body: Annotated[DetectRequest, Depends(reader(DetectRequest))], engine: EngineDep, workers: WorkersDep
+) -> DetectAnswer:
+    """All faces of a photo, largest first. No face is an ordinary answer."""
+    image, faces = await workers.run(engine.detect, body.image)
+    return DetectAnswer(
+        image=ImageSize(width=image.width, height=image.height),
+        faces=[FaceOut.of(face) for face in faces[: body.max_faces]],
+    )
+
+
+@router.post("/embed", openapi_extra=openapi_body(EmbedRequest))
+async def embed(
+    body: Annotated[EmbedRequest, Depends(reader(EmbedRequest))], engine: EngineDep, workers: WorkersDep
+) -> EmbedAnswer:
+    """Embeddings of faces. They are personal data: a face can be rebuilt from one."""
+    _, faces = await workers.run(engine.embed, body.image, body.faces)
+    return EmbedAnswer(
+        embedding_contract=engine.card.embedding_contract,
+        faces=[EmbeddedFaceOut.embedded(found, embedded, body.encoding) for found, embedded in faces],
+    )
+
+
+@router.post("/verify", openapi_extra=openapi_body(VerifyRequest))
+async def verify(
+    body: Annotated[VerifyRequest, Depends(reader(VerifyRequest))], engine: EngineDep, workers: WorkersDep
+) -> VerifyAnswer:
+    """Do two photos show the same person?"""
+    point = engine.thresholds.choose(body.fmr, body.threshold)
+    result = await workers.run(engine.verify, body.image_a, body.image_b, body.faces, point)
+    return VerifyAnswer(
+        **compared(result.comparison),
+        face_a=FaceOut.of(result.face_a),
+        face_b=FaceOut.of(result.face_b),
+        faces_found=list(result.faces_found),
+    )
+
+
+@router.post("/compare", openapi_extra=openapi_body(CompareRequest, multipart=False))
+async def compare(
+    body: Annotated[CompareRequest, Depends(reader(CompareRequest, multipart=False))], engine: EngineDep
+) -> CompareAnswer:
+    """Do two embeddings, made earlier under this contract, belong to the same person?"""
+    point = engine.thresholds.choose(body.fmr, body.threshold)
+    return CompareAnswer.of(engine.compare(body.a, body.b, body.embedding_contract, point))

@@ -1,0 +1,205 @@
+"""What goes over the wire: request and answer models of the HTTP contract."""
+
+import base64
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, Field, model_validator
+
+from service.api.bodies import Photo, RequestBody
+from service.decision.thresholds import OperatingPoint
+from service.engine import Comparison, FoundFace
+from service.recognition.select import box_details
+from service.recognition.types import EmbeddedFace
+
+Faces = Literal["single", "largest", "all"]
+OneFace = Literal["single", "largest"]
+Fmr = Annotated[float, Field(gt=0, lt=1, description="false match rate; the threshold follows from the calibration")]
+RawThreshold = Annotated[float, Field(ge=-1, le=1, description="raw cosine; at most one of fmr and threshold")]
+
+
+class DetectRequest(RequestBody):
+    image: Photo
+    max_faces: Annotated[int, Field(ge=1, le=10_000)] | None = None
+
+
+class EmbedRequest(RequestBody):
+    image: Photo
+    faces: Faces = "single"
+    encoding: Literal["float", "base64"] = "float"
+
+
+class _Decided(RequestBody):
+    fmr: Fmr | None = None
+    threshold: RawThreshold | None = None
+
+    @model_validator(mode="after")
+    def _at_most_one(self) -> "_Decided":
+        if self.fmr is not None and self.threshold is not None:
+            raise ValueError("give fmr or threshold, not both")
+        return self
+
+
+class VerifyRequest(_Decided):
+    image_a: Photo
+    image_b: Photo
+    faces: OneFace = "single"
+
+
+class CompareRequest(_Decided):
+    a: Annotated[list[float], Field(min_length=1, max_length=8192)]
+    b: Annotated[list[float], Field(min_length=1, max_length=8192)]
+    embedding_contract: Annotated[str, Field(max_length=256)]
+
+
+class Box(BaseModel):
+    """In pixels of the upright image; may reach outside it."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+class QualityOut(BaseModel):
+    """Measures of one face; see ``docs/api.md``."""
+
+    inter_eye_distance: float
+    roll_degrees: float
+    brightness: float
+    sharpness: float
+
+
+class FaceOut(BaseModel):
+    box: Box
+    landmarks: Annotated[
+        list[tuple[float, float]],
+        Field(description="left eye, right eye, nose tip, left and right mouth corner, as seen by the viewer"),
+    ]
+    detection_score: float
+    quality: QualityOut
+
+    @classmethod
+    def of(cls, found: FoundFace) -> "FaceOut":
+        return cls(**_face_fields(found))
+
+
+class EmbeddedFaceOut(FaceOut):
+    embedding: Annotated[list[float] | str, Field(description="unit length; base64 is little-endian float32")]
+    feature_norm: float
+
+    @classmethod
+    def embedded(cls, found: FoundFace, embedded: EmbeddedFace, encoding: str) -> "EmbeddedFaceOut":
+        vector = embedded.embedding
+        sent = base64.b64encode(vector.astype("<f4").tobytes()).decode() if encoding == "base64" else vector.tolist()
+        return cls(**_face_fields(found), embedding=sent, feature_norm=embedded.feature_norm)
+
+
+def _face_fields(found: FoundFace) -> dict[str, Any]:
+    face = found.face
+    return {
+        "box": box_details(face),
+        "landmarks": [(float(x), float(y)) for x, y in np.round(face.landmarks.astype(np.float64), 2)],
+        "detection_score": round(face.score, 4),
+        "quality": {name: round(value, 4) for name, value in vars(found.quality).items()},
+    }
+
+
+class ImageSize(BaseModel):
+    width: int
+    height: int
+
+
+class DetectAnswer(BaseModel):
+    image: ImageSize
+    faces: list[FaceOut]
+
+
+class EmbedAnswer(BaseModel):
+    embedding_contract: str
+    faces: list[EmbeddedFaceOut]
+
+
+class OperatingPointOut(BaseModel):
+    """A match is ``similarity >= threshold``; rates are null where the calibration cannot say."""
+
+    threshold: float
+    fmr: float | None
+    fnmr: float | None
+    calibration_id: str | None
+
+    @classmethod
+    def of(cls, point: OperatingPoint) -> "OperatingPointOut":
+        return cls(**vars(point))
+
+
+class CompareAnswer(BaseModel):
+    match: bool
+    similarity: Annotated[float, Field(ge=-1, le=1)]
+    operating_point: OperatingPointOut
+
+    @classmethod
+    def of(cls, comparison: Comparison) -> "CompareAnswer":
+        return cls(**compared(comparison))
+
+
+def compared(comparison: Comparison) -> dict[str, Any]:
+    """The part that verify and compare share."""
+    return {
+        "match": comparison.match,
+        "similarity": comparison.similarity,
+        "operating_point": OperatingPointOut.of(comparison.point),
+    }
+
+
+class VerifyAnswer(CompareAnswer):
+    face_a: FaceOut
+    face_b: FaceOut
+    faces_found: Annotated[list[int], Field(description="faces detected in image_a and image_b")]
+
+
+class Health(BaseModel):
+    status: Literal["live", "ready"]
+
+
+class BundleOut(BaseModel):
+    name: str
+    version: str
+    licence: str
+    commercial_use: bool
+
+
+class ProviderOut(BaseModel):
+    """What the networks really run on, as ONNX Runtime names it."""
+
+    detector: str
+    embedder: str
+
+
+class Limits(BaseModel):
+    max_body_bytes: int
+    max_pixels: int
+    min_face_size: float
+    media_types: list[str]
+
+
+class InfoAnswer(BaseModel):
+    version: str
+    bundle: BundleOut
+    embedding_contract: str
+    embedding_dimension: int
+    provider: ProviderOut
+    operating_points: list[OperatingPointOut]
+    limits: Limits
+    gallery_backend: str | None
+
+
+class ErrorBody(BaseModel):
+    code: str
+    message: str
+    details: dict[str, object]
+
+
+class ErrorAnswer(BaseModel):
+    error: ErrorBody
+    request_id: str

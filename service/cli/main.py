@@ -1,0 +1,69 @@
+"""The ``likeness`` command: its arguments, its exit codes. Each sub-command's work is in a module of its own.
+
+Exit codes: 0 done (for ``verify``: a match), 1 no match, 2 wrong use, 3 unusable input, 4 the service or a bundle is
+not available.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from service import __version__
+from service.cli import evaluate, photos, pull, serve
+from service.errors import InvalidRequest, LikenessError, Unavailable
+
+EXIT_DONE, EXIT_NO_MATCH, EXIT_WRONG_USE, EXIT_UNUSABLE, EXIT_UNAVAILABLE = range(5)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    args = parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    try:
+        code: int = args.run(args)
+    except LikenessError as error:
+        return _report(error, args.json)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has had enough; nothing more can be said on it.
+        sys.stderr.close()
+        return EXIT_DONE
+    return code
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their arguments."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    common.add_argument("--data-dir", type=Path, help="where bundles live (default: data)")
+    local = argparse.ArgumentParser(add_help=False, parents=[common])
+    local.add_argument("--bundle", help="name or folder of the bundle (default: open)")
+    local.add_argument("--provider", choices=["auto", "cpu", "cuda"], help="where networks run (default: auto)")
+    local.add_argument("--threads", type=int, help="threads per network on the CPU (default: one per core)")
+
+    top = argparse.ArgumentParser(prog="likeness", description="Face verification: do two photos show one person?")
+    top.add_argument("--version", action="version", version=f"likeness {__version__}")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    pull.add_command(commands, common)
+    serve.add_command(commands, local)
+    photos.add_commands(commands, local)
+    evaluate.add_command(commands, local)
+    return top
+
+
+def _report(error: LikenessError, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps({"error": {"code": type(error).__name__, "message": error.message, "details": error.details}}))
+    print(f"likeness: {error.message}", file=sys.stderr)
+    if isinstance(error, Unavailable):
+        return EXIT_UNAVAILABLE
+    return EXIT_WRONG_USE if isinstance(error, InvalidRequest) else EXIT_UNUSABLE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

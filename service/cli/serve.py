@@ -1,0 +1,55 @@
+"""``likeness serve``: the HTTP service."""
+
+import argparse
+import logging
+from typing import Any
+
+import uvicorn
+
+from service.api.app import create_app
+from service.engine import load_engine
+from service.settings import read_settings
+
+log = logging.getLogger(__name__)
+
+
+def add_command(commands: Any, local: argparse.ArgumentParser) -> None:
+    """Register the sub-command."""
+    command = commands.add_parser("serve", parents=[local], help="serve over HTTP")
+    command.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
+    command.add_argument("--port", type=int, help="port to listen on, 0 for a free one (default: 8000)")
+    command.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Load the bundle, then listen until a signal."""
+    settings = read_settings(
+        data_dir=args.data_dir,
+        bundle=args.bundle,
+        provider=args.provider,
+        threads=args.threads,
+        host=args.host,
+        port=args.port,
+    )
+    engine = load_engine(settings)
+    card = engine.card
+    log.info(
+        "bundle %s %s, weights under %s, detector on %s, embedder on %s",
+        card.name,
+        card.version,
+        card.licence.spdx,
+        *engine.providers,
+    )
+    if not card.licence.commercial_use:
+        log.warning("The weights of bundle %s are not licensed for commercial use.", card.name)
+    if settings.host not in ("127.0.0.1", "::1", "localhost"):
+        log.warning("Listening on %s without authentication: keep it behind something that has it.", settings.host)
+    uvicorn.run(
+        create_app(engine, settings),
+        host=settings.host,
+        port=settings.port,
+        log_level="info",
+        server_header=False,
+        timeout_graceful_shutdown=30,
+    )
+    return 0

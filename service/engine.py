@@ -1,0 +1,146 @@
+"""What the service can do with photos, independent of how it is asked; the HTTP routes and the command line call it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.decision.thresholds import OperatingPoint, Thresholds
+from service.errors import InvalidRequest, ModelMismatch
+from service.recognition.quality import Quality
+from service.recognition.recognizer import RecognitionOptions, Recognizer
+from service.recognition.select import FacePolicy, select_faces
+from service.recognition.types import EmbeddedFace, Face, Image
+from service.runtime.bundle import locate, open_bundle
+from service.runtime.card import Card
+from service.runtime.networks import RuntimeOptions, open_networks
+from service.settings import Settings
+
+# Embeddings that come from outside are checked to be of unit length within this.
+UNIT_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class FoundFace:
+    """A face with its measures."""
+
+    face: Face
+    quality: Quality
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two embeddings against an operating point. ``similarity`` is the cosine, -1 to 1."""
+
+    similarity: float
+    point: OperatingPoint
+
+    @property
+    def match(self) -> bool:
+        return self.similarity >= self.point.threshold
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Two photos compared: the decision, the faces it is about, and how many each photo shows."""
+
+    comparison: Comparison
+    face_a: FoundFace
+    face_b: FoundFace
+    faces_found: tuple[int, int]
+
+
+class Engine:
+    """One bundle at work. Thread-safe."""
+
+    def __init__(self, card: Card, recognizer: Recognizer, providers: tuple[str, str]) -> None:
+        """``providers``: what the detector and the embedder really run on."""
+        self.card = card
+        self.recognizer = recognizer
+        self.thresholds = Thresholds(card.calibration)
+        self.providers = providers
+
+    def warm_up(self) -> None:
+        """Run both networks once, so that the first request does not pay for their allocations."""
+        size = self.card.contract.alignment.size
+        self.recognizer.detect(Image(np.zeros((256, 256, 3), np.uint8)))
+        self.recognizer.embed_crops([np.zeros((size, size, 3), np.uint8)] * 2)
+
+    def detect(self, content: bytes) -> tuple[Image, list[FoundFace]]:
+        """All faces of an encoded photo, largest first."""
+        image = self.recognizer.decode(content)
+        return image, [self._found(image, face) for face in self.recognizer.detect(image)]
+
+    def embed(self, content: bytes, policy: FacePolicy) -> tuple[Image, list[tuple[FoundFace, EmbeddedFace]]]:
+        """Embeddings of the faces that ``policy`` chooses."""
+        image, faces, _ = self._faces(content, policy, "image")
+        embedded = self.recognizer.embed([(image, face) for face in faces])
+        return image, [(self._found(image, e.face), e) for e in embedded]
+
+    def verify(self, content_a: bytes, content_b: bytes, policy: FacePolicy, point: OperatingPoint) -> Verification:
+        """Do two photos show one person?"""
+        image_a, [face_a], found_a = self._faces(content_a, policy, "image_a")
+        image_b, [face_b], found_b = self._faces(content_b, policy, "image_b")
+        a, b = self.recognizer.embed([(image_a, face_a), (image_b, face_b)])
+        return Verification(
+            Comparison(cosine(a.embedding, b.embedding), point),
+            self._found(image_a, face_a),
+            self._found(image_b, face_b),
+            (found_a, found_b),
+        )
+
+    def compare(self, a: Sequence[float], b: Sequence[float], contract: str, point: OperatingPoint) -> Comparison:
+        """Two embeddings made earlier.
+
+        Raises:
+            ModelMismatch: they were made under another contract than this bundle's.
+            InvalidRequest: wrong dimension, or not of unit length.
+        """
+        if contract != self.card.embedding_contract:
+            raise ModelMismatch(
+                f"The embeddings were made under contract {contract[:16]!r}…, this service runs "
+                f"{self.card.embedding_contract[:16]!r}…; embed the photos again.",
+                {"embedding_contract": self.card.embedding_contract},
+            )
+        return Comparison(cosine(self._vector("a", a), self._vector("b", b)), point)
+
+    def _faces(self, content: bytes, policy: FacePolicy, what: str) -> tuple[Image, list[Face], int]:
+        image = self.recognizer.decode(content)
+        faces = self.recognizer.detect(image)
+        return image, select_faces(faces, policy, self.recognizer.options.min_face_size, what), len(faces)
+
+    def _found(self, image: Image, face: Face) -> FoundFace:
+        return FoundFace(face, self.recognizer.quality(image, face))
+
+    def _vector(self, name: str, values: Sequence[float]) -> NDArray[np.float64]:
+        vector = np.asarray(values, np.float64)
+        if vector.shape != (self.card.contract.dimension,):
+            raise InvalidRequest(
+                f"{name} has {vector.size} components; embeddings of this bundle have {self.card.contract.dimension}.",
+                {"field": name, "dimension": self.card.contract.dimension},
+            )
+        length = float(np.linalg.norm(vector))
+        if not abs(length - 1) <= UNIT_TOLERANCE:
+            raise InvalidRequest(f"{name} has length {length:.6g}; embeddings have unit length.", {"field": name})
+        return vector
+
+
+def cosine(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
+    """Of two vectors of unit length up to rounding: accumulated in float64, kept within -1 to 1."""
+    return float(np.clip(np.dot(a.astype(np.float64), b.astype(np.float64)), -1.0, 1.0))
+
+
+def load_engine(settings: Settings) -> Engine:
+    """Open the bundle that ``settings`` name, on the provider they name.
+
+    Raises:
+        BundleError, DeviceError: see ``service.runtime``.
+    """
+    bundle = open_bundle(locate(settings.bundle, settings.data_dir))
+    contract = bundle.card.contract
+    runtime = RuntimeOptions(provider=settings.provider, threads=settings.threads)
+    detector, embedder = open_networks(bundle.detector, bundle.embedder, contract, runtime)
+    options = RecognitionOptions(max_pixels=settings.max_pixels, min_face_size=settings.min_face_size)
+    recognizer = Recognizer(detector, embedder, contract.alignment.template, contract.alignment.size, options)
+    return Engine(bundle.card, recognizer, (detector.provider, embedder.provider))

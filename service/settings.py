@@ -1,0 +1,67 @@
+"""Settings: from flags, then ``LIKENESS_*``, then ``likeness.toml`` in the working folder. Read once, at the root."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from service.errors import InvalidRequest
+
+SETTINGS_FILE = "likeness.toml"
+
+
+class Settings(BaseSettings):
+    """Everything an operator can choose."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LIKENESS_", toml_file=SETTINGS_FILE, extra="forbid", frozen=True, env_ignore_empty=True
+    )
+
+    data_dir: Annotated[Path, Field(description="where bundles and downloads live")] = Path("data")
+    bundle: Annotated[str, Field(min_length=1, description="name or folder of the bundle")] = "open"
+    host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")] = 8000
+    provider: Annotated[
+        Literal["auto", "cpu", "cuda"], Field(description="where networks run; cuda never falls back to the CPU")
+    ] = "auto"
+    threads: Annotated[int, Field(ge=0, le=1024, description="threads per network on the CPU; 0: one per core")] = 0
+    max_body_bytes: Annotated[int, Field(ge=1024, description="largest request body")] = 32 * 1024 * 1024
+    max_pixels: Annotated[int, Field(ge=1024, description="largest photo, in pixels")] = 50_000_000
+    min_face_size: Annotated[float, Field(ge=0, description="faces smaller than this, in pixels, are not compared")] = (
+        16.0
+    )
+    max_waiting: Annotated[int, Field(ge=1, description="requests that may wait for a core before 429")] = 64
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, environment, file, in this order; no .env and no secrets folder."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def read_settings(**flags: Any) -> Settings:
+    """Settings with the given flags on top; a flag that is None was not given.
+
+    Raises:
+        InvalidRequest: a value of the wrong type or range, or an unknown name in ``likeness.toml``.
+    """
+    try:
+        return Settings(**{name: value for name, value in flags.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise InvalidRequest(f"Setting {name!r}: {first['msg']} (got {first.get('input')!r}).") from error
+    except ValueError as error:  # tomllib.TOMLDecodeError
+        raise InvalidRequest(f"{SETTINGS_FILE} is not valid TOML: {error}") from error
