@@ -1,18 +1,17 @@
 """From published files to a bundle: rewrite both graphs, measure parity, write the card, all or nothing."""
 
 import hashlib
-import logging
 import os
 import shutil
 import tempfile
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 import onnx
 from insightface.utils.face_align import arcface_dst
 from onnx import ModelProto
 
+from export.calibration import shipped
 from export.catalog import BundleRecipe, CatalogFile
 from export.embedder import CROP_SIZE, PLAIN, adopt_embedder
 from export.graph import load_network
@@ -22,7 +21,6 @@ from service.errors import BundleError
 from service.runtime.bundle import CARD_FILE, bundles_dir, open_bundle
 from service.runtime.card import (
     Alignment,
-    Calibration,
     Card,
     EmbeddingContract,
     Licence,
@@ -32,8 +30,6 @@ from service.runtime.card import (
     Template,
 )
 from service.runtime.networks import METADATA_CONTRACT, METADATA_FUSION, RuntimeOptions, open_networks
-
-log = logging.getLogger(__name__)
 
 DETECTOR_FILE, EMBEDDER_FILE = "detector.onnx", "embedder.onnx"
 
@@ -64,7 +60,7 @@ class _Draft:
             contract=self.contract,
             embedding_contract=contract,
             parity=parity,
-            calibration=_calibration(self.recipe, contract),
+            calibration=shipped(self.recipe.name, contract, self.recipe.detector.sha256),
         )
 
 
@@ -142,18 +138,6 @@ def _joint_licence(detector: Licence, embedder: Licence) -> Licence:
     """Both apply: an SPDX conjunction, and commercial use only where both permit it."""
     spdx = detector.spdx if detector.spdx == embedder.spdx else f"{detector.spdx} AND {embedder.spdx}"
     return Licence(spdx=spdx, url=embedder.url, commercial_use=detector.commercial_use and embedder.commercial_use)
-
-
-def _calibration(recipe: BundleRecipe, contract: str) -> Calibration | None:
-    """The measured operating points that come with the catalogue, if they were measured on this very bundle."""
-    shipped = resources.files("export") / "calibration" / f"{recipe.name}.json"
-    if not shipped.is_file():
-        return None
-    calibration = Calibration.model_validate_json(shipped.read_bytes())
-    if (calibration.embedding_contract, calibration.detector) != (contract, recipe.detector.sha256):
-        log.warning("The calibration of %s was measured on another bundle and is left out.", recipe.name)
-        return None
-    return calibration
 
 
 def _serialise(model: ModelProto) -> bytes:

@@ -4,7 +4,8 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.catalog import load_catalog
+from export.calibration import shipped
+from export.catalog import BundleRecipe, load_catalog
 from service.errors import BundleError
 from service.runtime.bundle import bundles_dir, open_bundle
 from service.runtime.card import Card
@@ -41,13 +42,7 @@ def pull(name: str, data_dir: Path, force: bool = False) -> Pulled:
         except BundleError as error:
             log.warning("%s Making it again.", error)
         else:
-            made_from = (
-                card.version,
-                card.detector.source.sha256,
-                card.embedder.source.sha256,
-                card.contract.fusion,
-            )
-            if made_from == (recipe.version, recipe.detector.sha256, recipe.embedder.sha256, recipe.fusion):
+            if _is_current(card, recipe):
                 return Pulled(present.resolve(), card, fresh=False)
     # onnx and insightface take a second to load, and are not needed where the bundle is there.
     from export.adopt import adopt
@@ -56,3 +51,11 @@ def pull(name: str, data_dir: Path, force: bool = False) -> Pulled:
     detector, embedder = fetch_all(recipe.files, data_dir / "downloads")
     path = adopt(recipe, detector, embedder, data_dir)
     return Pulled(path, open_bundle(path).card, fresh=True)
+
+
+def _is_current(card: Card, recipe: BundleRecipe) -> bool:
+    """Whether adopting now would give the same bundle."""
+    made_from = (card.version, card.detector.source.sha256, card.embedder.source.sha256, card.contract.fusion)
+    if made_from != (recipe.version, recipe.detector.sha256, recipe.embedder.sha256, recipe.fusion):
+        return False
+    return card.calibration == shipped(recipe.name, card.embedding_contract, card.detector.source.sha256)

@@ -78,10 +78,16 @@ class Engine:
         embedded = self.recognizer.embed([(image, face) for face in faces])
         return image, [(self._found(image, e.face), e) for e in embedded]
 
-    def verify(self, content_a: bytes, content_b: bytes, policy: FacePolicy, point: OperatingPoint) -> Verification:
-        """Do two photos show one person?"""
-        image_a, [face_a], found_a = self._faces(content_a, policy, "image_a")
-        image_b, [face_b], found_b = self._faces(content_b, policy, "image_b")
+    def verify(
+        self,
+        photos: tuple[bytes, bytes],
+        policy: FacePolicy,
+        point: OperatingPoint,
+        names: tuple[str, str] = ("image_a", "image_b"),
+    ) -> Verification:
+        """Do two photos show one person? ``names`` stand in error messages."""
+        image_a, [face_a], found_a = self._faces(photos[0], policy, names[0])
+        image_b, [face_b], found_b = self._faces(photos[1], policy, names[1])
         a, b = self.recognizer.embed([(image_a, face_a), (image_b, face_b)])
         return Verification(
             Comparison(cosine(a.embedding, b.embedding), point),

@@ -31,6 +31,9 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
         version=__version__,
         summary="Face verification: do two photos show the same person?",
         lifespan=lifespan,
+        # FastAPI's own documentation pages load scripts from elsewhere; the document itself is at /openapi.json.
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.ready = False
     app.state.engine = engine

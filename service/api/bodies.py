@@ -146,7 +146,10 @@ def _validate(model: type[Body], fields: dict[str, Any], strict: bool) -> Body:
         return model.model_validate(fields, strict=strict)
     except ValidationError as error:
         problems = [
-            {"field": ".".join(str(part) for part in found["loc"]), "problem": found["msg"]}
+            {
+                "field": ".".join(str(part) for part in found["loc"]),
+                "problem": found["msg"].removeprefix("Value error, "),
+            }
             for found in error.errors(include_input=False, include_url=False, include_context=False)
         ]
         first = problems[0]

@@ -49,11 +49,14 @@ def error_response(
     return JSONResponse(body, status)
 
 
+def status_and_code(error: errors.LikenessError) -> tuple[int, str]:
+    """The HTTP status and the stable code of an error; 500 for one that the table has forgotten."""
+    return next((STATUS_AND_CODE[kind] for kind in type(error).__mro__ if kind in STATUS_AND_CODE), (500, "internal"))
+
+
 async def _on_domain_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, errors.LikenessError)
-    status, code = next(
-        (STATUS_AND_CODE[kind] for kind in type(error).__mro__ if kind in STATUS_AND_CODE), (500, "internal")
-    )
+    status, code = status_and_code(error)
     if status == 500:
         log.error("%s has no place in the table of errors: %s", type(error).__name__, error.message)
     response = error_response(request.state.request_id, status, code, error.message, error.details)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from service import __version__
+from service.api.errors import status_and_code
 from service.cli import evaluate, photos, pull, serve
 from service.errors import InvalidRequest, LikenessError, Unavailable
 
@@ -58,7 +59,8 @@ def parser() -> argparse.ArgumentParser:
 
 def _report(error: LikenessError, as_json: bool) -> int:
     if as_json:
-        print(json.dumps({"error": {"code": type(error).__name__, "message": error.message, "details": error.details}}))
+        code = status_and_code(error)[1]
+        print(json.dumps({"error": {"code": code, "message": error.message, "details": error.details}}))
     print(f"likeness: {error.message}", file=sys.stderr)
     if isinstance(error, Unavailable):
         return EXIT_UNAVAILABLE

@@ -36,7 +36,7 @@ def run_verify(args: argparse.Namespace) -> int:
     """0 for a match, 1 for none."""
     engine = _engine(args)
     point = engine.thresholds.choose(args.fmr, args.threshold)
-    result = engine.verify(_read(args.a), _read(args.b), args.faces, point)
+    result = engine.verify((_read(args.a), _read(args.b)), args.faces, point, (str(args.a), str(args.b)))
     comparison = result.comparison
     if args.json:
         answer = CompareAnswer.of(comparison).model_dump(mode="json")

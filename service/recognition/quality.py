@@ -14,7 +14,7 @@ class Quality:
     """Measures of one detected face.
 
     Attributes:
-        inter_eye_distance: between the eye centres, in pixels of the photo (passport photos have 90 or more, ISO/IEC 19794-5;
+        inter_eye_distance: between the eye centres, in pixels of the photo (passports: at least 90, ISO/IEC 19794-5;
             the aligned crop has 35).
         roll_degrees: tilt of the line between the eyes, positive when the viewer's right eye is lower; the
             alignment takes it out.

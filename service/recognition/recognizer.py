@@ -56,8 +56,8 @@ class Recognizer:
             crop_size: side of the crop in pixels.
         """
         self.options = options or RecognitionOptions()
-        self._detector = detector
-        self._embedder = embedder
+        self.detector = detector
+        self.embedder = embedder
         self._template = np.asarray(template, np.float64)
         self._crop_size = crop_size
 
@@ -67,7 +67,7 @@ class Recognizer:
 
     def detect(self, image: Image) -> list[Face]:
         """All faces, largest first; none is an ordinary answer."""
-        return detect(image, self._detector, self.options.detection)
+        return detect(image, self.detector, self.options.detection)
 
     def crop(self, image: Image, face: Face) -> NDArray[np.uint8]:
         """The aligned face, uint8 (112, 112, 3) RGB."""
@@ -80,7 +80,7 @@ class Recognizer:
     def embed_crops(self, crops: Sequence[NDArray[np.uint8]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Embeddings (k, d) of unit length and feature norms (k,) of aligned crops."""
         parts = [
-            self._embedder(np.stack(crops[start : start + self.options.max_batch]))
+            self.embedder(np.stack(crops[start : start + self.options.max_batch]))
             for start in range(0, len(crops), self.options.max_batch)
         ]
         return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])

@@ -72,7 +72,7 @@ async def verify(
 ) -> VerifyAnswer:
     """Do two photos show the same person?"""
     point = engine.thresholds.choose(body.fmr, body.threshold)
-    result = await workers.run(engine.verify, body.image_a, body.image_b, body.faces, point)
+    result = await workers.run(engine.verify, (body.image_a, body.image_b), body.faces, point)
     return VerifyAnswer(
         **compared(result.comparison),
         face_a=FaceOut.of(result.face_a),
