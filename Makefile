@@ -14,11 +14,11 @@ INSTALLED := $(VENV)/.installed-$(DEVICE)
 INSTALLED_DEV := $(VENV)/.installed-dev
 OTHER := $(if $(filter gpu,$(DEVICE)),cpu,gpu)
 
-.PHONY: help setup run test check format bench accuracy lock clean
+.PHONY: help setup run test check format bench bench-detection accuracy lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup: $(INSTALLED) ## install into .venv (DEVICE=cpu or gpu)
 
@@ -42,6 +42,10 @@ format: $(INSTALLED_DEV) ## mend format and imports
 bench: $(INSTALLED_DEV) ## one verify by stage, against the bare networks
 	@$(LIKENESS) pull open --data-dir $(DATA_DIR)
 	$(VENV)/bin/python -m tests.benchmarks.verify_stages --data-dir $(DATA_DIR)
+
+bench-detection: $(INSTALLED_DEV) ## recall by face width (LFW=folder with images/)
+	@$(LIKENESS) pull open --data-dir $(DATA_DIR)
+	$(VENV)/bin/python -m tests.benchmarks.detection_sizes --data-dir $(DATA_DIR) --images $(LFW)/images
 
 LFW ?= ../shared/data/lfw
 accuracy: $(INSTALLED) ## LFW through the recognizer (LFW=folder with images/ and pairs.txt), report in reports/lfw

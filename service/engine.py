@@ -10,7 +10,7 @@ from service.decision.thresholds import OperatingPoint, Thresholds
 from service.errors import InvalidRequest, ModelMismatch
 from service.recognition.quality import Quality
 from service.recognition.recognizer import RecognitionOptions, Recognizer
-from service.recognition.select import FacePolicy, select_faces
+from service.recognition.select import FacePolicy, OneFacePolicy, select_faces
 from service.recognition.types import EmbeddedFace, Face, Image
 from service.runtime.bundle import locate, open_bundle
 from service.runtime.card import Card
@@ -30,6 +30,15 @@ class FoundFace:
 
 
 @dataclass(frozen=True)
+class Subject:
+    """The one person that a photo is about, and how many faces the photo shows in all."""
+
+    found: FoundFace
+    embedded: EmbeddedFace
+    faces_found: int
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Two embeddings against an operating point. ``similarity`` is the cosine, -1 to 1."""
 
@@ -39,16 +48,6 @@ class Comparison:
     @property
     def match(self) -> bool:
         return self.similarity >= self.point.threshold
-
-
-@dataclass(frozen=True)
-class Verification:
-    """Two photos compared: the decision, the faces it is about, and how many each photo shows."""
-
-    comparison: Comparison
-    face_a: FoundFace
-    face_b: FoundFace
-    faces_found: tuple[int, int]
 
 
 class Engine:
@@ -78,23 +77,11 @@ class Engine:
         embedded = self.recognizer.embed([(image, face) for face in faces])
         return image, [(self._found(image, e.face), e) for e in embedded]
 
-    def verify(
-        self,
-        photos: tuple[bytes, bytes],
-        policy: FacePolicy,
-        point: OperatingPoint,
-        names: tuple[str, str] = ("image_a", "image_b"),
-    ) -> Verification:
-        """Do two photos show one person? ``names`` stand in error messages."""
-        image_a, [face_a], found_a = self._faces(photos[0], policy, names[0])
-        image_b, [face_b], found_b = self._faces(photos[1], policy, names[1])
-        a, b = self.recognizer.embed([(image_a, face_a), (image_b, face_b)])
-        return Verification(
-            Comparison(cosine(a.embedding, b.embedding), point),
-            self._found(image_a, face_a),
-            self._found(image_b, face_b),
-            (found_a, found_b),
-        )
+    def subject(self, content: bytes, policy: OneFacePolicy, name: str) -> Subject:
+        """The one person that an encoded photo is about; ``name`` stands for the photo in error messages."""
+        image, [face], faces_found = self._faces(content, policy, name)
+        [embedded] = self.recognizer.embed([(image, face)])
+        return Subject(self._found(image, face), embedded, faces_found)
 
     def compare(self, a: Sequence[float], b: Sequence[float], contract: str, point: OperatingPoint) -> Comparison:
         """Two embeddings made earlier.
@@ -130,6 +117,11 @@ class Engine:
         if not abs(length - 1) <= UNIT_TOLERANCE:
             raise InvalidRequest(f"{name} has length {length:.6g}; embeddings have unit length.", {"field": name})
         return vector
+
+
+def compare_subjects(a: Subject, b: Subject, point: OperatingPoint) -> Comparison:
+    """Are they one person?"""
+    return Comparison(cosine(a.embedded.embedding, b.embedded.embedding), point)
 
 
 def cosine(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:

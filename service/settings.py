@@ -30,7 +30,7 @@ class Settings(BaseSettings):
     provider: Annotated[
         Literal["auto", "cpu", "cuda"], Field(description="where networks run; cuda never falls back to the CPU")
     ] = "auto"
-    threads: Annotated[int, Field(ge=0, le=1024, description="threads per network on the CPU; 0: one per core")] = 0
+    threads: Annotated[int, Field(ge=0, le=1024, description="threads per network on the CPU; 0: one per core")] = 1
     max_body_bytes: Annotated[int, Field(ge=1024, description="largest request body")] = 32 * 1024 * 1024
     max_pixels: Annotated[int, Field(ge=1024, description="largest photo, in pixels")] = 50_000_000
     min_face_size: Annotated[float, Field(ge=0, description="faces smaller than this, in pixels, are not compared")] = (

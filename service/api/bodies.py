@@ -131,13 +131,15 @@ async def _parse_multipart(request: Request, limit: int) -> dict[str, Any]:
         raise MalformedRequest(f"The multipart body cannot be read: {error.message}") from error
     except KeyError as error:  # no boundary in the content type
         raise MalformedRequest(f"The content type lacks {error}.") from error
-    fields: dict[str, Any] = {}
-    for name, value in form.multi_items():
-        if name in fields:
-            raise InvalidRequest(f"Field {name!r} was sent more than once.", {"field": name})
-        fields[name] = await value.read() if isinstance(value, UploadFile) else value
-    await form.close()
-    return fields
+    try:
+        fields: dict[str, Any] = {}
+        for name, value in form.multi_items():
+            if name in fields:
+                raise InvalidRequest(f"Field {name!r} was sent more than once.", {"field": name})
+            fields[name] = await value.read() if isinstance(value, UploadFile) else value
+        return fields
+    finally:
+        await form.close()
 
 
 def _validate(model: type[Body], fields: dict[str, Any], strict: bool) -> Body:

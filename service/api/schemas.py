@@ -8,12 +8,10 @@ from pydantic import BaseModel, Field, model_validator
 
 from service.api.bodies import Photo, RequestBody
 from service.decision.thresholds import OperatingPoint
-from service.engine import Comparison, FoundFace
-from service.recognition.select import box_details
+from service.engine import Comparison, FoundFace, Subject
+from service.recognition.select import FacePolicy, OneFacePolicy, box_details
 from service.recognition.types import EmbeddedFace
 
-Faces = Literal["single", "largest", "all"]
-OneFace = Literal["single", "largest"]
 Fmr = Annotated[float, Field(gt=0, lt=1, description="false match rate; the threshold follows from the calibration")]
 RawThreshold = Annotated[float, Field(ge=-1, le=1, description="raw cosine; at most one of fmr and threshold")]
 
@@ -25,7 +23,7 @@ class DetectRequest(RequestBody):
 
 class EmbedRequest(RequestBody):
     image: Photo
-    faces: Faces = "single"
+    faces: FacePolicy = "single"
     encoding: Literal["float", "base64"] = "float"
 
 
@@ -43,7 +41,7 @@ class _Decided(RequestBody):
 class VerifyRequest(_Decided):
     image_a: Photo
     image_b: Photo
-    faces: OneFace = "single"
+    faces: OneFacePolicy = "single"
 
 
 class CompareRequest(_Decided):
@@ -140,10 +138,10 @@ class CompareAnswer(BaseModel):
 
     @classmethod
     def of(cls, comparison: Comparison) -> "CompareAnswer":
-        return cls(**compared(comparison))
+        return cls(**_compared(comparison))
 
 
-def compared(comparison: Comparison) -> dict[str, Any]:
+def _compared(comparison: Comparison) -> dict[str, Any]:
     """The part that verify and compare share."""
     return {
         "match": comparison.match,
@@ -156,6 +154,15 @@ class VerifyAnswer(CompareAnswer):
     face_a: FaceOut
     face_b: FaceOut
     faces_found: Annotated[list[int], Field(description="faces detected in image_a and image_b")]
+
+    @classmethod
+    def verified(cls, comparison: Comparison, a: Subject, b: Subject) -> "VerifyAnswer":
+        return cls(
+            **_compared(comparison),
+            face_a=FaceOut.of(a.found),
+            face_b=FaceOut.of(b.found),
+            faces_found=[a.faces_found, b.faces_found],
+        )
 
 
 class Health(BaseModel):

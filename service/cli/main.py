@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     local = argparse.ArgumentParser(add_help=False, parents=[common])
     local.add_argument("--bundle", help="name or folder of the bundle (default: open)")
     local.add_argument("--provider", choices=["auto", "cpu", "cuda"], help="where networks run (default: auto)")
-    local.add_argument("--threads", type=int, help="threads per network on the CPU (default: one per core)")
+    local.add_argument("--threads", type=int, help="threads per network on the CPU; 0: one per core (default: 1)")
 
     top = argparse.ArgumentParser(prog="likeness", description="Face verification: do two photos show one person?")
     top.add_argument("--version", action="version", version=f"likeness {__version__}")

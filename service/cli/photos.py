@@ -8,8 +8,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from service.api.schemas import CompareAnswer, FaceOut
-from service.engine import Engine, FoundFace, load_engine
+from service.api.schemas import FaceOut, VerifyAnswer
+from service.engine import Engine, FoundFace, compare_subjects, load_engine
 from service.errors import InvalidImage, InvalidRequest
 from service.recognition.types import Image
 from service.settings import read_settings
@@ -36,12 +36,10 @@ def run_verify(args: argparse.Namespace) -> int:
     """0 for a match, 1 for none."""
     engine = _engine(args)
     point = engine.thresholds.choose(args.fmr, args.threshold)
-    result = engine.verify((_read(args.a), _read(args.b)), args.faces, point, (str(args.a), str(args.b)))
-    comparison = result.comparison
+    a, b = (engine.subject(_read(path), args.faces, str(path)) for path in (args.a, args.b))
+    comparison = compare_subjects(a, b, point)
     if args.json:
-        answer = CompareAnswer.of(comparison).model_dump(mode="json")
-        answer |= {"face_a": _face(result.face_a), "face_b": _face(result.face_b)}
-        print(json.dumps(answer | {"faces_found": list(result.faces_found)}))
+        print(VerifyAnswer.verified(comparison, a, b).model_dump_json())
     else:
         verdict = "the same person" if comparison.match else "not the same person"
         rate = f"false match rate {point.fmr:.3g}" if point.fmr else "no error rate known"

@@ -7,6 +7,7 @@ from service.errors import FaceNotFound, FaceTooSmall, MultipleFaces
 from service.recognition.types import Face
 
 FacePolicy = Literal["single", "largest", "all"]
+OneFacePolicy = Literal["single", "largest"]
 
 
 def select_faces(faces: Sequence[Face], policy: FacePolicy, min_face_size: float, what: str = "image") -> list[Face]:

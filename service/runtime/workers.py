@@ -1,8 +1,7 @@
 """Runs blocking work off the event loop: one thread a core, a bounded number of callers waiting."""
 
-from collections.abc import Callable
-from functools import partial
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -13,29 +12,55 @@ T = TypeVar("T")
 
 
 class Workers:
-    """A bounded set of threads. When too many callers wait, the next is refused at once instead of queued."""
+    """A bounded set of threads. When too much work waits, more is refused at once instead of queued."""
 
     def __init__(self, threads: int, max_waiting: int) -> None:
-        self._threads = threads
+        self.threads = threads
         self._max_waiting = max_waiting
         self._inside = 0
         self._limiter: anyio.CapacityLimiter | None = None
 
-    async def run(self, work: Callable[..., T], *args: object) -> T:
+    async def run(self, work: Callable[..., T], *args: Any) -> T:
         """``work(*args)`` in a thread.
 
         Raises:
-            Overloaded: ``max_waiting`` callers wait already.
+            Overloaded: ``max_waiting`` pieces of work wait already.
         """
-        if self._limiter is None:  # belongs to the event loop that first runs it
-            self._limiter = anyio.CapacityLimiter(self._threads)
-        if self._inside >= self._threads + self._max_waiting:
+        [result] = await self.map(work, [args])
+        return result
+
+    async def map(self, work: Callable[..., T], calls: Sequence[tuple[Any, ...]]) -> list[T]:
+        """``work(*call)`` for each call, side by side where threads are free; results in order.
+
+        All are waited for; then the first error, in the order of the calls, is raised.
+
+        Raises:
+            Overloaded: there is no room for all of them; none was started.
+        """
+        if self._inside + len(calls) > self.threads + self._max_waiting:
             raise Overloaded(
-                f"All {self._threads} workers are busy and {self._max_waiting} requests wait; try again later.",
+                f"All {self.threads} workers are busy and {self._inside - self.threads} photos wait; try again later.",
                 {"retry_after_s": 1},
             )
-        self._inside += 1
+        if self._limiter is None:  # belongs to the event loop that first runs it
+            self._limiter = anyio.CapacityLimiter(self.threads)
+        limiter = self._limiter
+        results: dict[int, T] = {}
+        errors: dict[int, Exception] = {}
+
+        async def one(index: int, call: tuple[Any, ...]) -> None:
+            try:
+                results[index] = await anyio.to_thread.run_sync(lambda: work(*call), limiter=limiter)
+            except Exception as error:
+                errors[index] = error
+
+        self._inside += len(calls)
         try:
-            return await anyio.to_thread.run_sync(partial(work, *args), limiter=self._limiter)
+            async with anyio.create_task_group() as group:
+                for index, call in enumerate(calls):
+                    group.start_soon(one, index, call)
         finally:
-            self._inside -= 1
+            self._inside -= len(calls)
+        if errors:
+            raise errors[min(errors)]
+        return [results[index] for index in range(len(calls))]

@@ -3,8 +3,9 @@
     python -m tests.benchmarks.verify_stages [--data-dir data] [--rounds 60] [--json]
 
 One process: the service on a loopback port, asked by a client over one connection. In each round the whole request,
-its stages by themselves, and the two networks alone on the very same inputs are timed one after the other, so that a
-noisy machine disturbs all of them alike; medians and their ratio are printed.
+its stages by themselves, and the networks alone on the very same inputs are timed one after the other, so that a
+noisy machine disturbs all of them alike; medians and their ratios are printed. Stages and networks run as the service
+runs them: the two photos side by side.
 """
 
 import argparse
@@ -14,13 +15,14 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 import numpy as np
 import uvicorn
 from numpy.typing import NDArray
@@ -29,11 +31,13 @@ from PIL import Image as PillowImage
 from service.api.app import create_app
 from service.engine import Engine, load_engine
 from service.recognition.recognizer import Recognizer
-from service.recognition.types import Face, Image
-from service.settings import read_settings
+from service.runtime.networks import available_cores
+from service.settings import Settings, read_settings
 
 SIDE = 250
+WARM_UP = 5
 STAGES = ("decode", "detect", "align", "embed")
+Calls = list[tuple[Callable[[NDArray[np.uint8]], Any], NDArray[np.uint8]]]
 
 
 def main() -> None:
@@ -44,30 +48,54 @@ def main() -> None:
     args = arguments.parse_args()
     settings = read_settings(data_dir=args.data_dir)
     engine = load_engine(settings)
-    engine.warm_up()
-    photos = portraits(engine)
-    bare = bare_networks(engine, photos)
-    with serving(create_app(engine, settings)) as url:
-        ask = verify_over_http(url, photos)
-        rounds = [one_round(engine, photos, ask, bare) for _ in range(args.rounds + 5)][5:]
+    rounds = measure(engine, settings, args.rounds + WARM_UP)[WARM_UP:]
     medians = {name: 1000 * float(np.median([r[name] for r in rounds])) for name in rounds[0]}
     medians["rest"] = medians["whole"] - sum(medians[stage] for stage in STAGES)
-    ratio = float(np.median([r["whole"] / r["bare"] for r in rounds]))
+    ratios = {name: float(np.median([r["whole"] / r[name] for r in rounds])) for name in ("bare", "bare_in_turn")}
     if args.json:
-        print(json.dumps({"ratio": ratio, "milliseconds": medians, "rounds": args.rounds}))
+        print(json.dumps({"ratios": ratios, "milliseconds": medians, "rounds": args.rounds}))
         return
-    print(f"one /v1/verify of two {SIDE}×{SIDE} photos, median of {args.rounds} rounds, ms")
-    for name in (*STAGES, "rest", "whole", "bare"):
-        label = {"bare": "networks alone", "rest": "rest (HTTP, JSON, quality)"}.get(name, name)
-        print(f"  {label:<28}{medians[name]:8.2f}   {100 * medians[name] / medians['whole']:5.1f} %")
-    print(f"  whole / networks alone      {ratio:8.3f}")
+    print(f"One /v1/verify of two {SIDE}×{SIDE} photos, median of {args.rounds} rounds, {available_cores()} cores\n")
+    print(f"{'':<46}{'ms':>8}{'share':>9}")
+    labels = {
+        "rest": "rest (HTTP, JSON, quality)",
+        "bare": "networks alone, photos side by side",
+        "bare_in_turn": "networks alone, one photo after the other",
+    }
+    for name in (*STAGES, "rest", "whole", "bare", "bare_in_turn"):
+        print(f"{labels.get(name, name):<46}{medians[name]:8.2f}{100 * medians[name] / medians['whole']:7.1f} %")
+    print(f"\n{'whole / networks alone, photos side by side':<46}{ratios['bare']:8.3f}")
+    print(f"{'whole / networks alone, one after the other':<46}{ratios['bare_in_turn']:8.3f}")
 
 
-def portraits(engine: Engine) -> tuple[bytes, bytes]:
+def measure(engine: Engine, settings: Settings, rounds: int) -> list[dict[str, float]]:
+    """Seconds of the whole, each stage and the bare networks, for each round."""
+    photos = portraits(engine)
+    recorded = [record(engine, photo) for photo in photos]
+    recognizer = engine.recognizer
+    cores = ThreadPoolExecutor(available_cores())
+
+    def one_round() -> dict[str, float]:
+        seconds = {"whole": clock(ask)[0]}
+        seconds["bare"] = clock(lambda: list(cores.map(replay, recorded)))[0]
+        seconds["bare_in_turn"] = clock(lambda: [replay(calls) for calls in recorded])[0]
+        seconds["decode"], images = clock(lambda: list(cores.map(recognizer.decode, photos)))
+        seconds["detect"], found = clock(lambda: list(cores.map(recognizer.detect, images)))
+        faces = [listed[0] for listed in found]
+        seconds["align"], crops = clock(lambda: list(cores.map(recognizer.crop, images, faces)))
+        seconds["embed"] = clock(lambda: list(cores.map(recognizer.embed_crops, [[crop] for crop in crops])))[0]
+        return seconds
+
+    with serving(create_app(engine, settings)) as url, cores:
+        ask = verify_over_http(url, photos)
+        return [one_round() for _ in range(rounds)]
+
+
+def portraits(engine: Engine) -> list[bytes]:
     """Two JPEGs framed like LFW, cut from the group photo that comes with insightface."""
     content = resources.files("insightface").joinpath("data/images/t1.jpg").read_bytes()
     image = engine.recognizer.decode(content)
-    photos: list[bytes] = []
+    photos = []
     for face in engine.recognizer.detect(image)[:2]:
         x, y = (face.box[:2] + face.box[2:]) / 2
         half = 1.1 * float(face.box[3] - face.box[1])
@@ -75,12 +103,12 @@ def portraits(engine: Engine) -> tuple[bytes, bytes]:
         encoded = io.BytesIO()
         cut.resize((SIDE, SIDE), PillowImage.Resampling.LANCZOS).save(encoded, "JPEG", quality=92)
         photos.append(encoded.getvalue())
-    return photos[0], photos[1]
+    return photos
 
 
-def bare_networks(engine: Engine, photos: tuple[bytes, bytes]) -> Callable[[], None]:
-    """A function that runs both networks on exactly the inputs that verifying ``photos`` gives them."""
-    calls: list[tuple[Callable[[NDArray[np.uint8]], Any], NDArray[np.uint8]]] = []
+def record(engine: Engine, photo: bytes) -> Calls:
+    """The calls of networks, with their inputs, that one photo of a verification needs."""
+    calls: Calls = []
 
     def recording(network: Callable[[NDArray[np.uint8]], Any]) -> Callable[[NDArray[np.uint8]], Any]:
         def call(images: NDArray[np.uint8]) -> Any:
@@ -90,36 +118,16 @@ def bare_networks(engine: Engine, photos: tuple[bytes, bytes]) -> Callable[[], N
         return call
 
     served = engine.recognizer
-    contract = engine.card.contract
-    recorder = Recognizer(
-        recording(served.detector),
-        recording(served.embedder),
-        contract.alignment.template,
-        contract.alignment.size,
-        served.options,
-    )
-    Engine(engine.card, recorder, engine.providers).verify(photos, "largest", engine.thresholds.choose(threshold=0.3))
-
-    def run() -> None:
-        for network, images in calls:
-            network(images)
-
-    return run
+    alignment = engine.card.contract.alignment
+    networks = recording(served.detector), recording(served.embedder)
+    recorder = Recognizer(*networks, alignment.template, alignment.size, served.options)
+    Engine(engine.card, recorder, engine.providers).subject(photo, "largest", "photo")
+    return calls
 
 
-def one_round(
-    engine: Engine, photos: tuple[bytes, bytes], ask: Callable[[], None], bare: Callable[[], None]
-) -> dict[str, float]:
-    """Seconds of the whole request, of each stage, and of the bare networks."""
-    recognizer = engine.recognizer
-    seconds = {"whole": clock(ask)[0], "bare": clock(bare)[0]}
-    images: list[Image]
-    faces: list[Face]
-    seconds["decode"], images = clock(lambda: [recognizer.decode(photo) for photo in photos])
-    seconds["detect"], faces = clock(lambda: [recognizer.detect(image)[0] for image in images])
-    seconds["align"], crops = clock(lambda: [recognizer.crop(i, f) for i, f in zip(images, faces, strict=True)])
-    seconds["embed"], _ = clock(lambda: recognizer.embed_crops(crops))
-    return seconds
+def replay(calls: Calls) -> None:
+    for network, images in calls:
+        network(images)
 
 
 def clock(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -128,10 +136,10 @@ def clock(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
-def verify_over_http(url: str, photos: tuple[bytes, bytes]) -> Callable[[], None]:
+def verify_over_http(url: str, photos: list[bytes]) -> Callable[[], None]:
     """A function that posts the two photos, over one kept connection and with the body made beforehand."""
     files = {name: (f"{name}.jpg", photo) for name, photo in zip(("image_a", "image_b"), photos, strict=True)}
-    prepared = httpx.Request("POST", url, files=files, data={"threshold": "0.3", "faces": "largest"})
+    prepared = httpx2.Request("POST", url, files=files, data={"threshold": "0.3", "faces": "largest"})
     body, headers = prepared.read(), {"content-type": prepared.headers["content-type"]}
     connection = http.client.HTTPConnection(urlsplit(url).netloc)
 

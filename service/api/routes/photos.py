@@ -18,9 +18,8 @@ from service.api.schemas import (
     ImageSize,
     VerifyAnswer,
     VerifyRequest,
-    compared,
 )
-from service.engine import Engine
+from service.engine import Engine, compare_subjects
 from service.runtime.workers import Workers
 
 ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": ErrorAnswer} for code in (400, 409, 413, 415, 422, 429, 503)}
@@ -72,13 +71,10 @@ async def verify(
 ) -> VerifyAnswer:
     """Do two photos show the same person?"""
     point = engine.thresholds.choose(body.fmr, body.threshold)
-    result = await workers.run(engine.verify, (body.image_a, body.image_b), body.faces, point)
-    return VerifyAnswer(
-        **compared(result.comparison),
-        face_a=FaceOut.of(result.face_a),
-        face_b=FaceOut.of(result.face_b),
-        faces_found=list(result.faces_found),
+    a, b = await workers.map(
+        engine.subject, [(body.image_a, body.faces, "image_a"), (body.image_b, body.faces, "image_b")]
     )
+    return VerifyAnswer.verified(compare_subjects(a, b, point), a, b)
 
 
 @router.post("/compare", openapi_extra=openapi_body(CompareRequest, multipart=False))
