@@ -11,6 +11,11 @@
     │   ├── MultipleFaces
     │   ├── FaceTooSmall
     │   ├── ModelMismatch             embeddings of two different contracts
+    │   ├── Missing
+    │   │   ├── GalleryNotFound
+    │   │   ├── PersonNotFound
+    │   │   └── FaceIdNotFound
+    │   ├── Conflict                  an id or an idempotency key that is taken by something else
     │   ├── InvalidRequest            a field that is missing, unknown, or of the wrong type or range
     │   └── UnsupportedErrorRate      an FMR that the calibration data cannot speak about
     └── Unavailable                   nothing the caller can mend by sending something else; exits with 4
@@ -18,6 +23,7 @@
         ├── DownloadError             no mirror gave the file with the right digest
         ├── DeviceError               the device asked for is not the one that would run
         ├── Overloaded
+        ├── InsufficientStorage       the disk is full; nothing was written
         └── NotReady
 """
 
@@ -71,6 +77,26 @@ class ModelMismatch(UnusableInput):
     """Embeddings made under different contracts cannot be compared."""
 
 
+class Missing(UnusableInput):
+    """There is nothing under the id that was named."""
+
+
+class GalleryNotFound(Missing):
+    """There is no such gallery."""
+
+
+class PersonNotFound(Missing):
+    """There is no such person in the gallery."""
+
+
+class FaceIdNotFound(Missing):
+    """There is no such enrolled face."""
+
+
+class Conflict(UnusableInput):
+    """An id or an idempotency key is taken by something else."""
+
+
 class InvalidRequest(UnusableInput):
     """A field is missing, unknown, or has the wrong type or range."""
 
@@ -97,6 +123,10 @@ class DeviceError(Unavailable):
 
 class Overloaded(Unavailable):
     """All places in the queue are taken; try again after ``details["retry_after_s"]``."""
+
+
+class InsufficientStorage(Unavailable):
+    """The disk is full; nothing was written."""
 
 
 class NotReady(Unavailable):

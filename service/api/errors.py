@@ -21,7 +21,11 @@ class MalformedRequest(errors.InvalidRequest):
 # The first class of an error's method resolution order that stands here decides.
 STATUS_AND_CODE: Mapping[type[errors.LikenessError], tuple[int, str]] = {
     MalformedRequest: (400, "invalid_request"),
+    errors.GalleryNotFound: (404, "gallery_not_found"),
+    errors.PersonNotFound: (404, "person_not_found"),
+    errors.FaceIdNotFound: (404, "face_id_not_found"),
     errors.ModelMismatch: (409, "model_mismatch"),
+    errors.Conflict: (409, "conflict"),
     errors.ImageTooLarge: (413, "image_too_large"),
     errors.UnsupportedMediaType: (415, "unsupported_media_type"),
     errors.InvalidImage: (422, "invalid_image"),
@@ -30,6 +34,7 @@ STATUS_AND_CODE: Mapping[type[errors.LikenessError], tuple[int, str]] = {
     errors.FaceTooSmall: (422, "face_too_small"),
     errors.InvalidRequest: (422, "invalid_request"),
     errors.Overloaded: (429, "overloaded"),
+    errors.InsufficientStorage: (507, "insufficient_storage"),
     errors.NotReady: (503, "not_ready"),
     errors.Unavailable: (503, "not_ready"),
 }

@@ -2,8 +2,8 @@
 
 YuNet sees faces best when they are some 30 to 300 pixels wide in its input. Of faces 20 pixels wide 91 % reach a
 score of 0.6, of those 32 pixels wide all; yet 99 % of the 20-pixel ones reach 0.1 (``tests/benchmarks/detection_sizes``
-on LFW). So the first look only proposes, and what it saw too small or too faintly is cut out, brought to a good size, and decided by a second
-look. A face that fills the frame is seen whole in a small, padded copy.
+on LFW). So the first look only proposes, and what it saw too small or too faintly is cut out, brought to a good size,
+and decided by a second look. A face that fills the frame is seen whole in a small, padded copy.
 """
 
 from collections.abc import Iterator

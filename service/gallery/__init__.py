@@ -1,0 +1,1 @@
+"""Who is enrolled: the store (the truth), segments that answer searches, and what keeps the two in step."""
