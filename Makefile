@@ -8,6 +8,10 @@ BUNDLE ?= open
 DEVICE ?= cpu
 VENV ?= .venv
 
+ifeq ($(filter cpu gpu,$(DEVICE)),)
+$(error DEVICE is cpu or gpu, not $(DEVICE))
+endif
+
 LIKENESS := $(VENV)/bin/likeness
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed-$(DEVICE)
@@ -71,7 +75,6 @@ $(VENV)/bin/python:
 
 # --no-deps: the lock is complete, and insightface would pull in the CPU onnxruntime and a second OpenCV.
 $(INSTALLED): requirements/$(DEVICE).txt pyproject.toml | $(VENV)/bin/python
-	@case "$(DEVICE)" in cpu|gpu) ;; *) echo "DEVICE is cpu or gpu, not $(DEVICE)." >&2; exit 1;; esac
 	@if [ -e $(VENV)/.installed-$(OTHER) ]; then \
 	  echo "$(VENV) holds the $(OTHER) set; the two cannot share one environment. Run make clean first." >&2; exit 1; fi
 	$(PIP) install --no-deps --require-hashes --requirement requirements/$(DEVICE).txt

@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +14,12 @@ from onnx import ModelProto
 
 from export.calibration import shipped
 from export.catalog import BundleRecipe, CatalogFile
-from export.embedder import CROP_SIZE, PLAIN, adopt_embedder
+from export.embedder import CROP_SIZE, PLAIN, adopt_embedder, feature_dimension
 from export.graph import load_network
 from export.parity import measure_parity
 from export.yunet import adopt_yunet
-from service.errors import BundleError
-from service.runtime.bundle import CARD_FILE, bundles_dir, open_bundle
+from service.errors import BundleError, LikenessError
+from service.runtime.bundle import CARD_FILE, bundles_dir, card_digest, open_bundle
 from service.runtime.card import (
     Alignment,
     Card,
@@ -31,6 +32,7 @@ from service.runtime.card import (
 )
 from service.runtime.networks import METADATA_CONTRACT, METADATA_FUSION, RuntimeOptions, open_networks
 
+STALE_S = 24 * 3600.0
 DETECTOR_FILE, EMBEDDER_FILE = "detector.onnx", "embedder.onnx"
 
 
@@ -85,19 +87,17 @@ def adopt(recipe: BundleRecipe, detector: Path, embedder: Path, data_dir: Path) 
     draft = _draft(recipe, detector, embedder)
     home = bundles_dir(data_dir)
     home.mkdir(parents=True, exist_ok=True)
+    _sweep(home)
     with tempfile.TemporaryDirectory(prefix=".making-", dir=home) as making:
         folder = Path(making) / "bundle"
         folder.mkdir()
         (folder / DETECTOR_FILE).write_bytes(draft.detector)
         (folder / EMBEDDER_FILE).write_bytes(draft.embedder)
-        # The very bytes that will be served, through the service's own runtime.
-        networks = open_networks(draft.detector, draft.embedder, draft.contract, RuntimeOptions(provider="cpu"))
-        parity = measure_parity((detector, embedder), *networks, draft.contract)
+        parity = _measure(draft, (detector, embedder))
         (folder / CARD_FILE).write_text(draft.card(parity).to_json(), encoding="utf-8")
         open_bundle(folder)
         _sync(folder)
-        digest = hashlib.sha256((folder / CARD_FILE).read_bytes()).hexdigest()
-        final = home / f"{recipe.name}-{digest[:12]}"
+        final = home / f"{recipe.name}-{card_digest(folder)}"
         _move_into_place(folder, final)
     _link(home / recipe.name, final.name)
     return final
@@ -105,7 +105,7 @@ def adopt(recipe: BundleRecipe, detector: Path, embedder: Path, data_dir: Path) 
 
 def _draft(recipe: BundleRecipe, detector: Path, embedder: Path) -> _Draft:
     model = load_network(embedder)
-    dimension = model.graph.output[0].type.tensor_type.shape.dim[-1].dim_value
+    dimension = feature_dimension(model)
     contract = EmbeddingContract(
         weights=recipe.embedder.sha256,
         preprocessing=PLAIN,
@@ -121,6 +121,17 @@ def _draft(recipe: BundleRecipe, detector: Path, embedder: Path) -> _Draft:
         _serialise(adopt_yunet(load_network(detector), {})),
         _serialise(adopt_embedder(model, contract.preprocessing, contract.fusion, stamp)),
     )
+
+
+def _measure(draft: _Draft, published: tuple[Path, Path]) -> Parity:
+    """Parity of the very bytes that will be served, through the service's own runtime."""
+    try:
+        networks = open_networks(draft.detector, draft.embedder, draft.contract, RuntimeOptions(provider="cpu"))
+        return measure_parity(published, *networks, draft.contract)
+    except LikenessError:
+        raise
+    except Exception as error:  # a graph that contradicts itself fails inside ONNX Runtime or numpy
+        raise BundleError(f"The networks of {draft.recipe.name} cannot be run: {error}") from error
 
 
 def _template() -> Template:
@@ -156,18 +167,38 @@ def _sync(folder: Path) -> None:
 
 
 def _move_into_place(folder: Path, final: Path) -> None:
-    if final.exists():
-        try:
-            open_bundle(final)
-            return
-        except BundleError:
-            shutil.rmtree(final)
-    folder.replace(final)
+    """Rename ``folder`` to ``final``; a sound bundle that is there already, by us or by another process, may stay."""
+    if final.exists() and not _is_sound(final):
+        shutil.rmtree(final)
+    try:
+        folder.replace(final)
+    except OSError:
+        if not _is_sound(final):
+            raise
+
+
+def _is_sound(path: Path) -> bool:
+    """Whether the folder holds what its name says: a card with that digest, and networks that keep to it."""
+    try:
+        open_bundle(path)
+        return path.name.endswith(f"-{card_digest(path)}")
+    except (BundleError, OSError):
+        return False
 
 
 def _link(link: Path, target: str) -> None:
     """Point ``link`` at ``target`` in one step; a reader sees the old or the new, never neither."""
+    if link.is_dir() and not link.is_symlink():
+        # A plain folder, as copying with links followed leaves one; it cannot be replaced in one step.
+        shutil.rmtree(link)
     fresh = link.with_name(f".{link.name}-{os.getpid()}")
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(target)
     fresh.replace(link)
+
+
+def _sweep(home: Path) -> None:
+    """Remove what killed adoptions left behind more than a day ago."""
+    for left in home.glob(".making-*"):
+        if time.time() - left.stat().st_mtime > STALE_S:
+            shutil.rmtree(left, ignore_errors=True)

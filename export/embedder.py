@@ -41,10 +41,7 @@ def adopt_embedder(
     shape = [d.dim_value for d in images[0].type.tensor_type.shape.dim]
     if shape[1:] != [3, CROP_SIZE, CROP_SIZE]:
         raise BundleError(f"An embedder takes [n, 3, {CROP_SIZE}, {CROP_SIZE}], this graph takes {shape}.")
-    features = graph.output[0].name
-    features_dim = graph.output[0].type.tensor_type.shape.dim[-1].dim_value
-    if features_dim < 2:
-        raise BundleError(f"The embedding dimension of output {features!r} is not known: {features_dim}.")
+    features, features_dim = graph.output[0].name, feature_dimension(model)
 
     g.expand_prelu(graph)
     before = _prepare(graph, images[0].name, preprocessing, fusion)
@@ -61,6 +58,20 @@ def adopt_embedder(
         ],
     )
     return g.finish(model, metadata)
+
+
+def feature_dimension(model: ModelProto) -> int:
+    """Length of the feature vector that an embedder gives for one crop.
+
+    Raises:
+        BundleError: the graph does not say.
+    """
+    output = model.graph.output[0]
+    shape = output.type.tensor_type.shape.dim
+    if not shape or shape[-1].dim_value < 2:
+        found = shape[-1].dim_value if shape else 0
+        raise BundleError(f"The embedding dimension of output {output.name!r} is not known: {found}.")
+    return int(shape[-1].dim_value)
 
 
 def _prepare(graph: GraphProto, image: str, preprocessing: Preprocessing, fusion: Fusion) -> list[NodeProto]:

@@ -22,12 +22,16 @@ def load_network(path: Path) -> ModelProto:
     """
     try:
         model = onnx.load(str(path), load_external_data=False)
-        onnx.checker.check_model(model)
-    except Exception as error:  # protobuf and the checker raise a dozen unrelated types
+    except Exception as error:  # protobuf raises unrelated types
         raise BundleError(f"{path.name} is not a valid ONNX file: {error}") from error
+    # Before the checker, which looks for the other file.
     if any(t.data_location == TensorProto.EXTERNAL for t in model.graph.initializer):
         raise BundleError(f"{path.name} keeps weights outside the file; one self-contained file is needed.")
-    opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    try:
+        onnx.checker.check_model(model)
+    except Exception as error:  # the checker raises unrelated types
+        raise BundleError(f"{path.name} is not a valid ONNX file: {error}") from error
+    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
     if opset < OLDEST_OPSET:
         raise BundleError(f"{path.name} is opset {opset}; at least {OLDEST_OPSET} is needed. Convert it first.")
     return model

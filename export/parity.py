@@ -45,20 +45,29 @@ def measure_parity(
     crops = [recognizer.crop(photo, face) for face in recognizer.detect(photo)]
     if not crops:
         raise BundleError("The adopted detector finds no face in the photo that parity is measured on.")
-    expected = np.stack([_embed_slowly(_run(published[1]), crop, contract) for crop in crops])
+    embed_published = _run(published[1])
+    expected = np.stack([_embed_slowly(embed_published, crop, contract) for crop in crops])
     batch, _ = embedder(np.stack(crops))
     alone = np.concatenate([embedder(crop[None])[0] for crop in crops])
     box_px, score = _detector_deviation(_run(published[0]), detector, photo)
-    parity = Parity(
+    cosine = float(np.min(np.sum(expected * batch, axis=1)))
+    batch_deviation = float(np.abs(batch - alone).max())
+    # Compared so that a NaN, which is no number to hold against a limit, does not pass.
+    _require("the cosine to the published embedder", cosine, cosine >= MIN_COSINE, MIN_COSINE)
+    for what, value, limit in (
+        ("the difference between a batch and single crops", batch_deviation, MAX_BATCH_DEVIATION),
+        ("the detector's deviation in pixels", box_px, MAX_DETECTOR_PX),
+        ("the detector's deviation in score", score, MAX_DETECTOR_SCORE),
+    ):
+        _require(what, value, value <= limit, limit)
+    return Parity(
         crops=len(crops),
-        min_cosine=float(np.min(np.sum(expected * batch, axis=1))),
+        min_cosine=cosine,
         max_abs_deviation=float(np.abs(expected - batch).max()),
-        max_batch_deviation=float(np.abs(batch - alone).max()),
+        max_batch_deviation=batch_deviation,
         detector_max_px=box_px,
         detector_max_score=score,
     )
-    _refuse_past_limits(parity)
-    return parity
 
 
 def decode_yunet(outputs: dict[str, NDArray[np.float32]], side: int) -> tuple[NDArray[np.float64], ...]:
@@ -118,33 +127,6 @@ def _detector_deviation(session: Session, detector: Detector, photo: Image) -> t
     return px, float(np.abs(found[1] - expected[1])[seen].max())
 
 
-def _refuse_past_limits(parity: Parity) -> None:
-    checks = [
-        (
-            "the cosine to the published embedder",
-            parity.min_cosine,
-            parity.min_cosine >= MIN_COSINE,
-            MIN_COSINE,
-        ),
-        (
-            "the difference between a batch and single crops",
-            parity.max_batch_deviation,
-            parity.max_batch_deviation <= MAX_BATCH_DEVIATION,
-            MAX_BATCH_DEVIATION,
-        ),
-        (
-            "the detector's deviation in pixels",
-            parity.detector_max_px,
-            parity.detector_max_px <= MAX_DETECTOR_PX,
-            MAX_DETECTOR_PX,
-        ),
-        (
-            "the detector's deviation in score",
-            parity.detector_max_score,
-            parity.detector_max_score <= MAX_DETECTOR_SCORE,
-            MAX_DETECTOR_SCORE,
-        ),
-    ]
-    for what, value, within, limit in checks:
-        if not within:
-            raise BundleError(f"Parity failed: {what} is {value:.8g}, the limit is {limit:g}. No bundle was made.")
+def _require(what: str, value: float, within: bool, limit: float) -> None:
+    if not within:
+        raise BundleError(f"Parity failed: {what} is {value:.8g}, the limit is {limit:g}. No bundle was made.")

@@ -7,7 +7,7 @@ from pathlib import Path
 from export.calibration import shipped
 from export.catalog import BundleRecipe, load_catalog
 from service.errors import BundleError
-from service.runtime.bundle import bundles_dir, open_bundle
+from service.runtime.bundle import bundles_dir, card_digest, open_bundle
 from service.runtime.card import Card
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,9 @@ def pull(name: str, data_dir: Path, force: bool = False) -> Pulled:
         except BundleError as error:
             log.warning("%s Making it again.", error)
         else:
-            if _is_current(card, recipe):
+            # An edited card can be consistent in itself; its folder's name gives it away.
+            edited = present.resolve().name != f"{name}-{card_digest(present)}"
+            if not edited and _is_current(card, recipe):
                 return Pulled(present.resolve(), card, fresh=False)
     # onnx and insightface take a second to load, and are not needed where the bundle is there.
     from export.adopt import adopt

@@ -7,7 +7,7 @@ the same model. Bodies stay in memory: a photo of a face is never written to a t
 import base64
 import binascii
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import pydantic_core
 from fastapi import Request
@@ -18,17 +18,21 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from service.api.errors import MalformedRequest
 from service.errors import ImageTooLarge, InvalidRequest, UnsupportedMediaType
 
-# No call takes more parts; a hundred of them are a mistake or an attack.
-MAX_PARTS = 40
+# 32 photos with an id each are the most that a call takes; a hundred parts are a mistake or an attack.
+MAX_FILES, MAX_FIELDS = 32, 40
 MAX_TEXT_PART = 4096
 
 Body = TypeVar("Body", bound="RequestBody")
 
 
 class RequestBody(BaseModel):
-    """Base of all request bodies: unknown fields are refused, numbers are finite."""
+    """Base of all request bodies: unknown fields are refused, numbers are finite.
+
+    In multipart, the fields named in ``repeated`` may come several times and make a list.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    repeated: ClassVar[frozenset[str]] = frozenset()
 
 
 def _photo_bytes(value: object) -> bytes:
@@ -52,8 +56,13 @@ _PHOTO_SCHEMA = {
 Photo = Annotated[bytes, BeforeValidator(_photo_bytes), WithJsonSchema(_PHOTO_SCHEMA)]
 
 
-def reader(model: type[Body], multipart: bool = True) -> Callable[[Request], Awaitable[Body]]:
-    """A FastAPI dependency that reads and validates a ``model``; with ``multipart`` false, only JSON is taken."""
+def reader(model: type[Body], multipart: bool = True, required: bool = True) -> Callable[[Request], Awaitable[Body]]:
+    """A FastAPI dependency that reads and validates a ``model``.
+
+    Args:
+        multipart: false where only JSON is taken.
+        required: false where no body at all means an empty one.
+    """
 
     async def read(request: Request) -> Body:
         limit: int = request.app.state.settings.max_body_bytes
@@ -61,32 +70,36 @@ def reader(model: type[Body], multipart: bool = True) -> Callable[[Request], Awa
         if kind == "application/json":
             return _validate(model, _parse_json(b"".join([c async for c in _limited(request, limit)])), strict=True)
         if kind == "multipart/form-data" and multipart:
-            return _validate(model, await _parse_multipart(request, limit), strict=False)
+            return _validate(model, await _parse_multipart(request, limit, model.repeated), strict=False)
         accepted = ["application/json", "multipart/form-data"] if multipart else ["application/json"]
         if not kind and request.headers.get("content-length", "0") == "0":
+            if not required:
+                return _validate(model, {}, strict=True)
             raise MalformedRequest(f"The request has no body; send {' or '.join(accepted)}.")
         raise UnsupportedMediaType(f"Content type {kind!r} is not {' or '.join(accepted)}.", {"accepted": accepted})
 
     return read
 
 
-def openapi_body(model: type[RequestBody], multipart: bool = True) -> dict[str, Any]:
+def openapi_body(model: type[RequestBody], multipart: bool = True, required: bool = True) -> dict[str, Any]:
     """The ``requestBody`` of the OpenAPI document for both encodings of ``model``."""
-    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema = model.model_json_schema()
     content: dict[str, Any] = {"application/json": {"schema": schema}}
     if multipart:
         binary = {"type": "string", "format": "binary"}
-        fields = {name: binary if field == _PHOTO_SCHEMA else field for name, field in _fields(schema).items()}
-        content = {"multipart/form-data": {"schema": {**schema, "properties": fields}}, **content}
-    return {"requestBody": {"required": True, "content": content}}
+        content = {"multipart/form-data": {"schema": _replace_photos(schema, binary)}, **content}
+    return {"requestBody": {"required": required, "content": content}}
 
 
-def _fields(schema: dict[str, Any]) -> dict[str, Any]:
-    """Field schemas, photos without the title that pydantic adds."""
-    return {
-        name: _PHOTO_SCHEMA if field.get("properties") == _PHOTO_SCHEMA["properties"] else field
-        for name, field in schema["properties"].items()
-    }
+def _replace_photos(schema: Any, by: dict[str, str]) -> Any:
+    """The schema with every photo, however deep, replaced."""
+    if isinstance(schema, list):
+        return [_replace_photos(part, by) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if schema.get("properties") == _PHOTO_SCHEMA["properties"]:
+        return by
+    return {name: _replace_photos(part, by) for name, part in schema.items()}
 
 
 async def _limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
@@ -116,12 +129,12 @@ def _parse_json(body: bytes) -> dict[str, Any]:
     return value
 
 
-async def _parse_multipart(request: Request, limit: int) -> dict[str, Any]:
+async def _parse_multipart(request: Request, limit: int, repeated: frozenset[str]) -> dict[str, Any]:
     parser = MultiPartParser(
         request.headers,
         _limited(request, limit),
-        max_files=MAX_PARTS,
-        max_fields=MAX_PARTS,
+        max_files=MAX_FILES,
+        max_fields=MAX_FIELDS,
         max_part_size=MAX_TEXT_PART,
     )
     parser.spool_max_size = limit + 1
@@ -134,9 +147,13 @@ async def _parse_multipart(request: Request, limit: int) -> dict[str, Any]:
     try:
         fields: dict[str, Any] = {}
         for name, value in form.multi_items():
-            if name in fields:
+            content = await value.read() if isinstance(value, UploadFile) else value
+            if name in repeated:
+                fields.setdefault(name, []).append(content)
+            elif name in fields:
                 raise InvalidRequest(f"Field {name!r} was sent more than once.", {"field": name})
-            fields[name] = await value.read() if isinstance(value, UploadFile) else value
+            else:
+                fields[name] = content
         return fields
     finally:
         await form.close()

@@ -39,6 +39,8 @@ class Thresholds:
         self._log_fmr = np.log10([p.fmr for p in points])
         self._threshold = np.array([p.threshold for p in points])
         self._fnmr = np.array([p.fnmr for p in points])
+        self.largest_fmr = points[0].fmr if points else None
+        self.smallest_fmr = points[-1].fmr if points else None
 
     def choose(self, fmr: float | None = None, threshold: float | None = None) -> OperatingPoint:
         """The operating point for a false match rate, or for a raw threshold; without either, FMR 1e-4.

@@ -1,7 +1,6 @@
 """Encoded bytes to an upright RGB ``Image``; what is too large or no image is refused from its header."""
 
 import io
-import warnings
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +12,7 @@ from service.recognition.types import Image
 
 # Pillow tries only these decoders; each further one would be further attack surface.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"BM")
 
 # Our own limit is checked from the header before Pillow's (which only warns, at 89 million pixels).
 PillowImage.MAX_IMAGE_PIXELS = None
@@ -37,25 +37,21 @@ def decode(content: bytes, max_pixels: int) -> Image:
     """
     if not content:
         raise InvalidImage("The image is empty (0 bytes).")
-    with warnings.catch_warnings():
-        # Pillow warns of odd but harmless metadata (corrupt EXIF); the pixels decide.
-        warnings.simplefilter("ignore")
-        encoded = _open(content)
-        width, height = encoded.size
-        if width * height > max_pixels:
-            raise ImageTooLarge(
-                f"The image has {width} × {height} = {width * height:,} pixels; at most {max_pixels:,} are accepted. "
-                "Send it smaller.",
-                {"width": width, "height": height, "max_pixels": max_pixels},
-            )
-        try:
-            encoded.load()
-            pixels = _to_rgb(_upright(encoded))
-        except MemoryError:
-            raise
-        except Exception as error:  # a damaged file can raise nearly anything inside Pillow's plugins
-            raise InvalidImage(f"The {encoded.format} image is damaged or cut off: {error}") from error
-    return Image(pixels)
+    encoded = _open(content)
+    width, height = encoded.size
+    if width * height > max_pixels:
+        raise ImageTooLarge(
+            f"The image has {width} × {height} = {width * height:,} pixels; at most {max_pixels:,} are accepted. "
+            "Send it smaller.",
+            {"width": width, "height": height, "max_pixels": max_pixels},
+        )
+    try:
+        encoded.load()
+        return Image(_to_rgb(_upright(encoded)))
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file can raise nearly anything inside Pillow's plugins
+        raise InvalidImage(f"The {encoded.format} image is damaged or cut off: {error}") from error
 
 
 def _open(content: bytes) -> PillowImage.Image:
@@ -64,6 +60,8 @@ def _open(content: bytes) -> PillowImage.Image:
     except MemoryError:
         raise
     except Exception as error:  # not only UnidentifiedImageError: damaged headers raise struct.error, SyntaxError, …
+        if content.startswith(_SIGNATURES) and (content[:4] != b"RIFF" or content[8:12] == b"WEBP"):
+            raise InvalidImage(f"The image of {len(content):,} bytes is damaged or cut off in its header.") from error
         raise UnsupportedMediaType(
             f"The {len(content):,} bytes are not a readable JPEG, PNG, WebP or BMP image "
             f"(they begin with {content[:8].hex(' ')}).",

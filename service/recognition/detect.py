@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.recognition.proposals import Proposals, covered, join, propose, suppress, view_matrix
+from service.recognition.proposals import Proposals, covered, join, propose, repeated, suppress, view_matrix
 from service.recognition.resample import warp
 from service.recognition.types import Detector, Face, Image
 
@@ -20,8 +20,13 @@ from service.recognition.types import Detector, Face, Image
 _STRIDE = 32
 # Windows of the second look that are run in one batch; bounds the memory.
 _WINDOWS_AT_ONCE = 16
-# A box this near, in pixels, to the inner border of a tile is cut by it; the next tile sees it whole.
-_CUT = 2.0
+# The second look is repeated at most this often until its window shows the face whole and at a good size: further
+# from the window's border than _EDGE pixels, and within the factor _GOOD_SIZE of the width it was to have.
+_MOST_LOOKS = 4
+_EDGE = 16.0
+_GOOD_SIZE = 1.5
+# A box nearer than this share of its longer side to the inner border of a tile may be cut by it.
+_CUT = 0.25
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,9 @@ def detect(image: Image, network: Detector, options: DetectionOptions) -> list[F
     unsure = found.take(~found.clear)
     # What lies within a face is a part of it.
     unsure = unsure.take(~covered(unsure, clear, options.max_contained))
-    faces = join([clear, _second_look(image, network, options, unsure)])
+    confirmed = _second_look(image, network, options, unsure)
+    # What was clear at first sight stays as it was seen.
+    faces = join([clear, confirmed.take(~repeated(confirmed, clear, options.max_overlap))])
     if not len(faces):
         frame = _frame_view(image, network, options, options.min_score)
         faces = frame.take(frame.scores >= options.min_score)
@@ -107,10 +114,13 @@ def _tiles(image: Image, network: Detector, options: DetectionOptions) -> Iterat
             canvas = _canvas(image.pixels[top : top + height, left : left + width])
             found = _judge(propose(network, canvas, options.candidate_score)[0], options, shrunk=False)
             x1, y1, x2, y2 = found.boxes.T
-            cut = (x1 < _CUT) & (left > 0) | (y1 < _CUT) & (top > 0)
-            cut |= (x2 > width - _CUT) & (left + width < image.width)
-            cut |= (y2 > height - _CUT) & (top + height < image.height)
-            yield found.take(~cut).place(1.0, (left, top))
+            margin = _CUT * np.maximum(x2 - x1, y2 - y1)
+            cut = (x1 < margin) & (left > 0) | (y1 < margin) & (top > 0)
+            cut |= (x2 > width - margin) & (left + width < image.width)
+            cut |= (y2 > height - margin) & (top + height < image.height)
+            # The second look sees it whole, wherever the tiles end.
+            whole = Proposals(found.boxes, found.landmarks, found.scores, found.clear & ~cut)
+            yield whole.place(1.0, (left, top))
 
 
 def _spans(length: int, tile: int, overlap: int) -> list[tuple[int, int]]:
@@ -131,8 +141,26 @@ def _judge(found: Proposals, options: DetectionOptions, shrunk: bool) -> Proposa
 
 
 def _second_look(image: Image, network: Detector, options: DetectionOptions, proposals: Proposals) -> Proposals:
-    """Look again at each proposal, cut out so that the face is ``window_face`` wide; keep what is a face."""
-    confirmed = []
+    """Look again at each proposal, cut out so that the face is ``window_face`` wide; keep what is a face.
+
+    A proposal may be a part of a face, so what is found may be cut by the window or be too large in it; then the
+    window is laid anew around what was found.
+    """
+    settled = []
+    for _ in range(_MOST_LOOKS):
+        found, well_seen = _look_closely(image, network, options, proposals)
+        settled.append(found.take(well_seen))
+        proposals = found.take(~well_seen)
+        if not len(proposals):
+            break
+    return join([*settled, proposals])
+
+
+def _look_closely(
+    image: Image, network: Detector, options: DetectionOptions, proposals: Proposals
+) -> tuple[Proposals, NDArray[np.bool_]]:
+    """What is a face, in photo pixels, and whether its window showed it whole and at a good size."""
+    found, well_seen = [], []
     side = options.window
     for start in range(0, len(proposals), _WINDOWS_AT_ONCE):
         some = proposals.take(np.arange(start, min(start + _WINDOWS_AT_ONCE, len(proposals))))
@@ -140,12 +168,16 @@ def _second_look(image: Image, network: Detector, options: DetectionOptions, pro
         corners = (some.boxes[:, :2] + some.boxes[:, 2:]) / 2 - side / 2 / scales[:, None]
         windows = [warp(image, view_matrix(s, c), side, side) for s, c in zip(scales, corners, strict=True)]
         looks = propose(network, np.stack(windows), options.min_score)
-        for found, scale, corner in zip(looks, scales, corners, strict=True):
-            centres = (found.boxes[:, :2] + found.boxes[:, 2:]) / 2
-            # Neighbours seen in the same window have their own proposal.
-            mine = found.take(np.abs(centres - side / 2).max(axis=1, initial=0) < options.window_face / 2)
-            confirmed.append(mine.take(np.argsort(-mine.scores)[:1]).place(float(scale), corner))
-    return join(confirmed)
+        for look, scale, corner in zip(looks, scales, corners, strict=True):
+            centres = (look.boxes[:, :2] + look.boxes[:, 2:]) / 2
+            # Neighbours seen in the same window have their own proposal; a proposal that was cut is off centre.
+            mine = look.take(np.abs(centres - side / 2).max(axis=1, initial=0) < 0.75 * options.window_face)
+            best = mine.take(np.argsort(-mine.scores)[:1])
+            whole = (best.boxes.min(axis=1) > _EDGE) & (best.boxes.max(axis=1) < side - _EDGE)
+            good_size = np.abs(np.log(best.widths / options.window_face)) < np.log(_GOOD_SIZE)
+            found.append(best.place(float(scale), corner))
+            well_seen.append(whole & good_size)
+    return join(found), np.concatenate([np.zeros(0, bool), *well_seen])
 
 
 def _canvas(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

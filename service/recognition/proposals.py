@@ -100,10 +100,23 @@ def suppress(proposals: Proposals, max_overlap: float, max_contained: float = 1.
 
 def covered(proposals: Proposals, by: Proposals, share: float) -> NDArray[np.bool_]:
     """Bool (k,): more than ``share`` of the proposal's box lies in one box of ``by``."""
-    if not len(proposals) or not len(by):
-        return np.zeros(len(proposals), bool)
-    a, b = proposals.boxes[:, None], by.boxes[None]
-    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
-    shared = np.prod(np.maximum(sides, 0), axis=2)
-    areas = np.prod(proposals.boxes[:, 2:] - proposals.boxes[:, :2], axis=1)
-    return np.asarray((shared > share * areas[:, None]).any(axis=1))
+    return np.asarray((_shared(proposals, by) > share * _areas(proposals)[:, None]).any(axis=1))
+
+
+def repeated(proposals: Proposals, by: Proposals, max_overlap: float) -> NDArray[np.bool_]:
+    """Bool (k,): intersection over union with one box of ``by`` is more than ``max_overlap``."""
+    shared = _shared(proposals, by)
+    union = _areas(proposals)[:, None] + _areas(by)[None] - shared
+    return np.asarray((shared > max_overlap * union).any(axis=1))
+
+
+def _shared(a: Proposals, b: Proposals) -> NDArray[np.float64]:
+    """Areas of intersection, (len(a), len(b))."""
+    first, second = a.boxes[:, None].astype(np.float64), b.boxes[None].astype(np.float64)
+    sides = np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(first[..., :2], second[..., :2])
+    return np.asarray(np.prod(np.maximum(sides, 0), axis=2), np.float64)
+
+
+def _areas(proposals: Proposals) -> NDArray[np.float64]:
+    boxes = proposals.boxes.astype(np.float64)
+    return np.asarray(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), np.float64)

@@ -19,6 +19,7 @@ from service.recognition.align import align
 from service.recognition.decode import decode
 from service.recognition.detect import DetectionOptions, detect
 from service.recognition.quality import Quality, measure
+from service.recognition.tilt import TiltOptions, straighten
 from service.recognition.types import Detector, EmbeddedFace, Embedder, Face, Image
 
 
@@ -36,6 +37,7 @@ class RecognitionOptions:
     min_face_size: float = 16.0
     max_batch: int = 16
     detection: DetectionOptions = field(default_factory=DetectionOptions)
+    tilt: TiltOptions = field(default_factory=TiltOptions)
 
 
 class Recognizer:
@@ -67,7 +69,8 @@ class Recognizer:
 
     def detect(self, image: Image) -> list[Face]:
         """All faces, largest first; none is an ordinary answer."""
-        return detect(image, self.detector, self.options.detection)
+        faces = detect(image, self.detector, self.options.detection)
+        return straighten(image, self.detector, faces, self.options.tilt)
 
     def crop(self, image: Image, face: Face) -> NDArray[np.uint8]:
         """The aligned face, uint8 (112, 112, 3) RGB."""

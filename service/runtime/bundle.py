@@ -47,12 +47,19 @@ def locate(name: str, data_dir: Path) -> Path:
     )
 
 
+def card_digest(path: Path) -> str:
+    """First 12 digits of the sha256 of a bundle's card, the end of its folder's name."""
+    return hashlib.sha256((path / CARD_FILE).read_bytes()).hexdigest()[:12]
+
+
 def open_bundle(path: Path) -> Bundle:
     """Read a bundle's card and networks into memory and compare every digest.
 
     Raises:
         BundleError: the card is not valid, or a file is missing or differs from it.
     """
+    # Resolved once: a link that is replaced meanwhile must not mix two bundles.
+    path = path.resolve()
     card_file = path / CARD_FILE
     try:
         if card_file.stat().st_size > MAX_CARD_BYTES:

@@ -203,12 +203,12 @@ def read_card(text: str | bytes, where: str) -> Card:
     try:
         found = json.loads(text)
         version = found.get("schema_version") if isinstance(found, dict) else None
-        if version != SCHEMA_VERSION:
+        if isinstance(version, bool) or version != SCHEMA_VERSION:
             raise BundleError(f"{where}: card schema {version!r} is not {SCHEMA_VERSION}, which this version reads.")
         return Card.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(p) for p in first["loc"]) or "card"
         raise BundleError(f"{where}: {place}: {first['msg']}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{where}: not JSON: {error}") from error

@@ -102,7 +102,7 @@ def test_every_error_that_a_caller_can_meet_has_its_place_in_the_table() -> None
     def below(kind: type[errors.LikenessError]) -> set[type[errors.LikenessError]]:
         return {kind} | {found for child in kind.__subclasses__() for found in below(child)}
 
-    abstract = {errors.LikenessError, errors.UnusableInput}
+    abstract = {errors.LikenessError, errors.UnusableInput, errors.Missing}
     for kind in below(errors.LikenessError) - abstract:
         assert any(parent in STATUS_AND_CODE for parent in kind.__mro__), kind
 

@@ -1,0 +1,149 @@
+"""Search in one gallery: latency of the top 10, memory a face, and both against what the machine could do.
+
+    python -m tests.benchmarks.search_speed [--faces 10000 100000] [--dimensions 128 512] [--rounds 15]
+
+Two photos a person, clustered unit vectors. Concurrent probes are threads that ask the coalescer at the same moment;
+the figure is the time until the last one has its answer. In each round everything is timed one after the other, so
+that a noisy machine disturbs all alike; ratios are the medians of each round's own.
+"""
+
+import argparse
+import gc
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+
+from service.gallery.coalesce import Coalescer, Probe, coalesced
+from service.gallery.records import Templates
+from service.gallery.segment import Segment
+
+TOP_K = 10
+CONCURRENT = (8, 64)
+READ_BYTES = 1 << 28
+WARM_UP = 2
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--faces", type=int, nargs="+", default=[10_000, 100_000])
+    arguments.add_argument("--dimensions", type=int, nargs="+", default=[128, 512])
+    arguments.add_argument("--rounds", type=int, default=15)
+    args = arguments.parse_args()
+    print(f"Top {TOP_K}, medians of {args.rounds} rounds. The floor is the time to read all vectors once.\n")
+    heads = ["faces", "d", "1/floor", "1/Flat", *(f"{n} rate/Flat" for n in CONCURRENT), f"recall@{TOP_K}"]
+    heads += ["1 ms", *(f"{n} ms" for n in CONCURRENT), "Flat ms", "floor ms", "GB/s", "B/face", "add s", "remove ms"]
+    print("".join(f"{head:>12}" for head in heads), flush=True)
+    for dimension in args.dimensions:
+        for faces in args.faces:
+            figures = measure(faces, dimension, args.rounds)
+            print("".join(f"{written(figures[head]):>12}" for head in heads), flush=True)
+
+
+def measure(faces: int, dimension: int, rounds: int) -> dict[str, float]:
+    """One line of the table, by its heads."""
+    rng = np.random.default_rng(faces + dimension)
+    vectors, persons = clustered(rng, faces, dimension)
+    probes = unit(vectors[rng.integers(0, faces, max(CONCURRENT))], rng, 0.3)
+    before = resident()
+    segment = Segment(dimension)
+    add, _ = clock(lambda: segment.add(Templates(np.arange(faces), persons, vectors)))
+    memory = (resident() - before) / faces
+    flat = faiss.IndexFlatIP(dimension)
+    flat.add(vectors)
+    searches, memory_to_read = coalesced(segment), np.ones(READ_BYTES // 4, np.float32)
+
+    def one_round(number: int) -> dict[str, float]:
+        probe = probes[number % len(probes)]
+        seconds = {"1": clock(lambda: searches.ask(Probe(probe, TOP_K)))[0]}
+        seconds["Flat"] = clock(lambda: flat.search(probe[None], TOP_K))[0]
+        for count in CONCURRENT:
+            seconds[str(count)] = together(searches, probes[:count])
+        seconds["floor"] = read_seconds(memory_to_read) * vectors.nbytes / READ_BYTES
+        return seconds
+
+    timed = [one_round(number) for number in range(rounds + WARM_UP)][WARM_UP:]
+    figures = {f"{name} ms": 1000 * median(timed, lambda r, name=name: r[name]) for name in timed[0]}
+    figures |= {f"1/{name}": median(timed, lambda r, name=name: r["1"] / r[name]) for name in ("floor", "Flat")}
+    for count in CONCURRENT:
+        figures[f"{count} rate/Flat"] = median(timed, lambda r, n=count: n * r["Flat"] / r[str(n)])
+    removal, _ = clock(lambda: segment.remove(np.array([faces // 2])))
+    figures |= {"faces": faces, "d": dimension, "B/face": memory, "add s": add, "remove ms": 1000 * removal}
+    figures["GB/s"] = vectors.nbytes / 1e6 / figures["floor ms"]
+    segment.add(Templates(np.array([faces // 2]), persons[[faces // 2]], vectors[[faces // 2]]))
+    return figures | {f"recall@{TOP_K}": recall(segment, vectors, persons, probes[:16])}
+
+
+def written(figure: float) -> str:
+    return f"{figure:,.0f}" if figure >= 1000 else f"{figure:.3g}"
+
+
+def median(timed: list[dict[str, float]], value: Callable[..., float]) -> float:
+    return float(np.median([value(seconds) for seconds in timed]))
+
+
+def clustered(rng: np.random.Generator, faces: int, dimension: int) -> tuple[Any, Any]:
+    """float32 unit vectors, two near each other for each person, and the persons."""
+    centres = rng.standard_normal(((faces + 1) // 2, dimension), np.float32)
+    persons = np.arange(faces, dtype=np.int64) // 2
+    return unit(centres[persons], rng, 0.7), persons
+
+
+def unit(vectors: Any, rng: np.random.Generator, spread: float) -> Any:
+    """The vectors, moved at random by ``spread`` of their length and brought to unit length."""
+    length = np.linalg.norm(vectors, axis=1, keepdims=True) / vectors.shape[1] ** 0.5
+    moved = vectors + spread * length * rng.standard_normal(vectors.shape, np.float32)
+    return (moved / np.linalg.norm(moved, axis=1, keepdims=True)).astype(np.float32)
+
+
+def together(searches: Coalescer[Probe, Any], probes: Any) -> float:
+    """Seconds until all probes, asked at one moment by a thread each, are answered."""
+    ready = threading.Barrier(len(probes) + 1)
+
+    def ask(probe: Any) -> None:
+        ready.wait()
+        searches.ask(Probe(probe, TOP_K))
+
+    threads = [threading.Thread(target=ask, args=(probe,)) for probe in probes]
+    for thread in threads:
+        thread.start()
+    ready.wait()
+    return clock(lambda: [thread.join() for thread in threads])[0]
+
+
+def read_seconds(numbers: Any) -> float:
+    """To read an array larger than the caches once, with two threads."""
+    with ThreadPoolExecutor(2) as pool:
+        return clock(lambda: list(pool.map(np.max, np.array_split(numbers, 2))))[0]
+
+
+def recall(segment: Segment, vectors: Any, persons: Any, probes: Any) -> float:
+    """Share of the true best persons that are found."""
+    found = 0
+    for probe, hits in zip(probes, segment.search(probes, TOP_K), strict=True):
+        exact = np.concatenate([part.astype(np.float64) @ probe for part in np.array_split(vectors, 32)])
+        order = np.argsort(-exact)[: 20 * TOP_K]
+        true = list(dict.fromkeys(persons[order].tolist()))[:TOP_K]
+        found += len(set(true) & {hit.person for hit in hits})
+    return found / (TOP_K * len(probes))
+
+
+def clock(work: Callable[[], Any]) -> tuple[float, Any]:
+    start = time.perf_counter()
+    result = work()
+    return time.perf_counter() - start, result
+
+
+def resident() -> int:
+    """Bytes of RAM in use by this process."""
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+if __name__ == "__main__":
+    main()

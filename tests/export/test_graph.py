@@ -1,0 +1,206 @@
+"""The rewrites one by one, on small graphs that ONNX Runtime runs."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from export import graph as g
+from service.errors import BundleError
+
+FLOAT, UINT8 = TensorProto.FLOAT, TensorProto.UINT8
+Arrays = dict[str, NDArray[np.generic]]
+
+
+def network(
+    nodes: Sequence[NodeProto],
+    image: tuple[int, list[int | str]],
+    output: list[int | str],
+    weights: Arrays | None = None,
+    domain: str = "",
+    opset: int = 11,
+) -> ModelProto:
+    graph = helper.make_graph(
+        nodes,
+        "small",
+        [helper.make_tensor_value_info("x", *image)],
+        [helper.make_tensor_value_info("y", FLOAT, output)],
+        [numpy_helper.from_array(value, name) for name, value in (weights or {}).items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid(domain, opset)], ir_version=6)
+
+
+def matmul(opset: int = 11) -> ModelProto:
+    weight = np.arange(16, dtype=np.float32).reshape(4, 4)
+    return network([helper.make_node("MatMul", ["x", "w"], ["y"])], (FLOAT, [4, 4]), [4, 4], {"w": weight}, opset=opset)
+
+
+def run(model: ModelProto, x: NDArray[np.generic]) -> NDArray[np.float32]:
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(["y"], {"x": x})[0]
+
+
+@pytest.mark.parametrize(
+    "slopes",
+    [[-0.7, 0.0, 1.0, 3.25], [0.1, 0.25, 1 / 3, 0.9], [-2.0, 1.0000001, 1e-6, -1e-6]],
+    ids=["negative, zero, one, large", "usual", "nearly nothing"],
+)
+@pytest.mark.parametrize("shape", [(4, 1, 1), (1,)])
+def test_expanded_prelu_is_the_formula(slopes: list[float], shape: tuple[int, ...]) -> None:
+    slope = np.array(slopes[: shape[0]], np.float32).reshape(shape)
+    model = network(
+        [helper.make_node("PRelu", ["x", "slope"], ["y"])], (FLOAT, [2, 4, 5, 6]), [2, 4, 5, 6], {"slope": slope}
+    )
+    assert g.expand_prelu(model.graph) == 1
+    assert "PRelu" not in {node.op_type for node in model.graph.node}
+    g.finish(model, {})
+
+    x = np.random.default_rng(1).normal(0, 40, (2, 4, 5, 6)).astype(np.float32)
+    x[0, :, 0, :3] = [0.0, -1e-30, 1e30]
+    exact = np.where(x >= 0, x, x.astype(np.float64) * slope.astype(np.float64))
+    # Two products and one sum of float32: each rounds by at most half a unit of what it works on.
+    largest = np.abs(x.astype(np.float64)) * np.maximum(np.abs(slope), np.abs(1.0 - slope)).clip(1)
+    assert np.all(np.abs(run(model, x) - exact) <= 3 * np.finfo(np.float32).eps / 2 * largest + 1e-37)
+
+
+def test_negative_values_keep_every_bit_of_their_prelu() -> None:
+    slope = np.array([-0.7, 0.1, 1 / 3, 3.25], np.float32).reshape(4, 1, 1)
+    nodes = [helper.make_node("PRelu", ["x", "slope"], ["y"])]
+    before = network(nodes, (FLOAT, [1, 4, 3, 3]), [1, 4, 3, 3], {"slope": slope})
+    after = network(nodes, (FLOAT, [1, 4, 3, 3]), [1, 4, 3, 3], {"slope": slope})
+    g.expand_prelu(after.graph)
+    x = -np.random.default_rng(2).uniform(0, 255, (1, 4, 3, 3)).astype(np.float32)
+    assert np.array_equal(run(after, x), run(before, x))
+
+
+def test_several_prelus_are_expanded_and_other_nodes_stay_where_they_are() -> None:
+    weights = {
+        "s1": np.full((3, 1, 1), 0.2, np.float32),
+        "s2": np.array([-0.5, 1.5, 0.0], np.float32).reshape(3, 1, 1),
+        "half": np.array(0.5, np.float32),
+    }
+    nodes = [
+        helper.make_node("PRelu", ["x", "s1"], ["a"]),
+        helper.make_node("Sub", ["a", "half"], ["b"]),
+        helper.make_node("PRelu", ["b", "s2"], ["c"]),
+        helper.make_node("PRelu", ["c", "s2"], ["y"]),  # one slope, two users
+    ]
+    model = network(nodes, (FLOAT, [1, 3, 4, 4]), [1, 3, 4, 4], weights)
+    x = np.random.default_rng(3).normal(0, 2, (1, 3, 4, 4)).astype(np.float32)
+    before = run(model, x)
+    assert g.expand_prelu(model.graph) == 3
+    assert [node.op_type for node in model.graph.node].count("Sub") == 1
+    g.finish(model, {})
+    assert np.allclose(run(model, x), before, rtol=0, atol=1e-6)
+
+
+def test_a_prelu_whose_slope_is_computed_is_left_alone() -> None:
+    nodes = [
+        helper.make_node("Abs", ["s"], ["slope"]),
+        helper.make_node("PRelu", ["x", "slope"], ["y"]),
+    ]
+    model = network(nodes, (FLOAT, [1, 1, 2, 2]), [1, 1, 2, 2], {"s": np.full((1, 1, 1), -0.5, np.float32)})
+    assert g.expand_prelu(model.graph) == 0
+    assert [node.op_type for node in model.graph.node] == ["Abs", "PRelu"]
+
+
+def test_images_become_planes_with_their_values_unchanged() -> None:
+    model = network(g.images_to_planes("x", "y"), (UINT8, ["n", "h", "w", 3]), ["n", 3, "h", "w"])
+    g.finish(model, {})
+    images = np.random.default_rng(4).integers(0, 256, (3, 5, 7, 3), np.uint8)
+    images[0, 0, :2, 0] = [0, 255]
+    planes = run(model, images)
+    assert planes.dtype == np.float32
+    assert np.array_equal(planes, images.transpose(0, 3, 1, 2))
+
+
+def test_replacing_inputs_and_outputs_takes_the_weights_out_of_the_inputs() -> None:
+    model = matmul()
+    model.graph.input.append(helper.make_tensor_value_info("w", FLOAT, [4, 4]))
+    model.graph.value_info.append(helper.make_tensor_value_info("stale", FLOAT, [1, 4]))
+    new_input = helper.make_tensor_value_info("x", FLOAT, ["n", 4])
+    new_output = helper.make_tensor_value_info("y", FLOAT, ["n", 4])
+    g.replace_io(model.graph, [new_input], [new_output])
+    assert list(model.graph.input) == [new_input]
+    assert list(model.graph.output) == [new_output]
+    assert len(model.graph.value_info) == 0
+    assert [tensor.name for tensor in model.graph.initializer] == ["w"]
+    g.finish(model, {})
+    x = np.ones((7, 4), np.float32)
+    assert np.array_equal(run(model, x), x @ g.weights(model.graph)["w"])
+
+
+def test_setting_a_weight_twice_replaces_it() -> None:
+    graph = matmul().graph
+    assert g.set_weight(graph, "w", np.zeros((4, 4), np.float32)) == "w"
+    g.set_weight(graph, "new", np.array([1, 2], np.int64)[::-1])
+    assert [tensor.name for tensor in graph.initializer] == ["w", "new"]
+    assert not g.weights(graph)["w"].any()
+    assert g.weights(graph)["new"].tolist() == [2, 1]
+
+
+def test_finishing_stamps_only_what_it_is_given() -> None:
+    model = matmul()
+    helper.set_model_props(model, {"author": "someone"})
+    g.finish(model, {"likeness.fusion": "sum"})
+    assert {entry.key: entry.value for entry in model.metadata_props} == {"likeness.fusion": "sum"}
+    assert model.ir_version >= 8
+
+
+def test_finishing_refuses_a_graph_whose_shapes_contradict_each_other() -> None:
+    model = matmul()
+    g.replace_io(model.graph, model.graph.input[:], [helper.make_tensor_value_info("y", FLOAT, [4, 5])])
+    with pytest.raises(BundleError, match="The rewritten graph is not valid ONNX"):
+        g.finish(model, {})
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>", bytes(range(256)) * 40], ids=["empty", "html", "bytes"])
+def test_what_is_no_network_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "odd.onnx"
+    path.write_bytes(content)
+    with pytest.raises(BundleError, match=r"odd\.onnx is not a valid ONNX file"):
+        g.load_network(path)
+
+
+def test_a_network_cut_off_in_the_middle_is_refused(tmp_path: Path, published: tuple[Path, Path]) -> None:
+    path = tmp_path / "half.onnx"
+    content = published[0].read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(BundleError, match=r"half\.onnx is not a valid ONNX file"):
+        g.load_network(path)
+
+
+@pytest.mark.parametrize("stands_in", ["its folder", "another folder"])
+def test_weights_outside_the_file_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stands_in: str) -> None:
+    onnx.save_model(
+        matmul(), tmp_path / "apart.onnx", save_as_external_data=True, location="apart.bin", size_threshold=0
+    )
+    assert (tmp_path / "apart.bin").stat().st_size == 64
+    monkeypatch.chdir(tmp_path if stands_in == "its folder" else os.sep)
+    with pytest.raises(BundleError, match=r"apart\.onnx keeps weights outside the file"):
+        g.load_network(tmp_path / "apart.onnx")
+
+
+@pytest.mark.parametrize("opset", [7, 10])
+def test_an_opset_older_than_11_is_refused(tmp_path: Path, opset: int) -> None:
+    onnx.save(matmul(opset), tmp_path / "old.onnx")
+    with pytest.raises(BundleError, match=rf"old\.onnx is opset {opset}; at least 11 is needed"):
+        g.load_network(tmp_path / "old.onnx")
+
+
+def test_opset_11_is_accepted(tmp_path: Path) -> None:
+    onnx.save(matmul(11), tmp_path / "young.onnx")
+    assert g.load_network(tmp_path / "young.onnx").graph.name == "small"
+
+
+def test_a_network_without_any_standard_operator_is_refused(tmp_path: Path) -> None:
+    scaler = helper.make_node("Scaler", ["x"], ["y"], domain="ai.onnx.ml", offset=[0.0], scale=[1.0])
+    onnx.save(network([scaler], (FLOAT, [1, 4]), [1, 4], domain="ai.onnx.ml", opset=3), tmp_path / "ml.onnx")
+    with pytest.raises(BundleError, match=r"ml\.onnx"):
+        g.load_network(tmp_path / "ml.onnx")
