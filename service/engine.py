@@ -90,23 +90,24 @@ class Engine:
             ModelMismatch: they were made under another contract than this bundle's.
             InvalidRequest: wrong dimension, or not of unit length.
         """
+        self.require_contract(contract)
+        return Comparison(cosine(self.template("a", a), self.template("b", b)), point)
+
+    def require_contract(self, contract: str) -> None:
+        """Raises ModelMismatch if embeddings were made under another contract than this bundle's."""
         if contract != self.card.embedding_contract:
             raise ModelMismatch(
                 f"The embeddings were made under contract {contract[:16]!r}…, this service runs "
                 f"{self.card.embedding_contract[:16]!r}…; embed the photos again.",
                 {"embedding_contract": self.card.embedding_contract},
             )
-        return Comparison(cosine(self._vector("a", a), self._vector("b", b)), point)
 
-    def _faces(self, content: bytes, policy: FacePolicy, what: str) -> tuple[Image, list[Face], int]:
-        image = self.recognizer.decode(content)
-        faces = self.recognizer.detect(image)
-        return image, select_faces(faces, policy, self.recognizer.options.min_face_size, what), len(faces)
+    def template(self, name: str, values: Sequence[float]) -> NDArray[np.float32]:
+        """An embedding from outside, (d,); ``name`` stands for it in error messages.
 
-    def _found(self, image: Image, face: Face) -> FoundFace:
-        return FoundFace(face, self.recognizer.quality(image, face))
-
-    def _vector(self, name: str, values: Sequence[float]) -> NDArray[np.float64]:
+        Raises:
+            InvalidRequest: wrong dimension, or not of unit length.
+        """
         vector = np.asarray(values, np.float64)
         if vector.shape != (self.card.contract.dimension,):
             raise InvalidRequest(
@@ -116,7 +117,15 @@ class Engine:
         length = float(np.linalg.norm(vector))
         if not abs(length - 1) <= UNIT_TOLERANCE:
             raise InvalidRequest(f"{name} has length {length:.6g}; embeddings have unit length.", {"field": name})
-        return vector
+        return (vector / length).astype(np.float32)
+
+    def _faces(self, content: bytes, policy: FacePolicy, what: str) -> tuple[Image, list[Face], int]:
+        image = self.recognizer.decode(content)
+        faces = self.recognizer.detect(image)
+        return image, select_faces(faces, policy, self.recognizer.options.min_face_size, what), len(faces)
+
+    def _found(self, image: Image, face: Face) -> FoundFace:
+        return FoundFace(face, self.recognizer.quality(image, face))
 
 
 def compare_subjects(a: Subject, b: Subject, point: OperatingPoint) -> Comparison:

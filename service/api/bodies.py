@@ -174,3 +174,20 @@ def _validate(model: type[Body], fields: dict[str, Any], strict: bool) -> Body:
         first = problems[0]
         where = f"{first['field']}: " if first["field"] else ""
         raise InvalidRequest(f"{where}{first['problem']}", {"fields": problems[:20]}) from error
+
+
+def parse_filter(text: str | None) -> dict[str, Any] | None:
+    """The ``filter`` of a query string: a JSON object of metadata.
+
+    Raises:
+        InvalidRequest: it isn't one.
+    """
+    if text is None:
+        return None
+    try:
+        value = pydantic_core.from_json(text, allow_inf_nan=False)
+    except ValueError as error:
+        raise InvalidRequest(f"filter is not JSON: {error}", {"field": "filter"}) from error
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"filter is a JSON {type(value).__name__}; an object is needed.", {"field": "filter"})
+    return value

@@ -13,6 +13,7 @@ from service.recognition.select import FacePolicy, OneFacePolicy, box_details
 from service.recognition.types import EmbeddedFace
 
 Fmr = Annotated[float, Field(gt=0, lt=1, description="false match rate; the threshold follows from the calibration")]
+OneFacePolicyField = OneFacePolicy
 RawThreshold = Annotated[float, Field(ge=-1, le=1, description="raw cosine; at most one of fmr and threshold")]
 
 

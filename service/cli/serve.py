@@ -5,10 +5,13 @@ import logging
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
 from service.api.app import create_app
 from service.engine import load_engine
-from service.settings import read_settings
+from service.gallery.gallery import Galleries
+from service.gallery.store import Store
+from service.settings import Settings, read_settings
 
 log = logging.getLogger(__name__)
 
@@ -44,12 +47,21 @@ def run(args: argparse.Namespace) -> int:
         log.warning("The weights of bundle %s are not licensed for commercial use.", card.name)
     if settings.host not in ("127.0.0.1", "::1", "localhost"):
         log.warning("Listening on %s without authentication: keep it behind something that has it.", settings.host)
+    store = Store.open(settings.data_dir / "gallery" / "gallery.db")
+    galleries = Galleries(store, card.embedding_contract, card.contract.dimension)
+    try:
+        _listen(create_app(engine, settings, galleries), settings)
+    finally:
+        store.close()
+    return 0
+
+
+def _listen(app: FastAPI, settings: Settings) -> None:
     uvicorn.run(
-        create_app(engine, settings),
+        app,
         host=settings.host,
         port=settings.port,
         log_level="info",
         server_header=False,
         timeout_graceful_shutdown=30,
     )
-    return 0

@@ -2,7 +2,7 @@
 
 YuNet draws landmarks towards those of an upright head, the more so the smaller the face: turned by 20° it reports a
 tilt of some 6° when the face is 90 pixels wide in its input and 16° when it is 190 (``tests/benchmarks/tilted_heads``).
-So where a tilt shows at all, the face is looked at large to learn the angle, turned upright by it, and its landmarks
+So every face is looked at large to learn the angle; where it is tilted it is turned upright by that, and its landmarks
 are taken from the upright view, where they are at their best.
 """
 
@@ -28,15 +28,15 @@ class TiltOptions:
     """When and how landmarks are taken again.
 
     Attributes:
-        smallest: degrees of tilt, as first seen, from which a face is looked at again.
+        smallest: degrees of tilt from which landmarks are taken again; below, the first ones are as good.
         angle_window, angle_face: side of the input from which the angle is read, and how wide the face is in it.
-        angle_looks: how often; each takes away most of what is left of the tilt.
+        angle_looks: how often it is read where there is a tilt; each reading takes away most of what is left of it.
         upright_window, upright_face: the same for the landmarks.
     """
 
-    smallest: float = 1.5
-    angle_window: int = 448
-    angle_face: float = 192.0
+    smallest: float = 6.0
+    angle_window: int = 384
+    angle_face: float = 160.0
     angle_looks: int = 2
     upright_window: int = 256
     upright_face: float = 90.0
@@ -44,15 +44,13 @@ class TiltOptions:
 
 def straighten(image: Image, network: Detector, faces: Sequence[Face], options: TiltOptions) -> list[Face]:
     """The faces, with better landmarks where the head is tilted; boxes and scores stay."""
-    seen = np.array([tilt(face.landmarks) for face in faces])
-    tilted = [i for i, angle in enumerate(seen) if abs(angle) >= options.smallest]
+    angles = _read_angles(image, network, faces, np.zeros(len(faces)), options)
+    tilted = np.flatnonzero(np.abs(angles) >= options.smallest).tolist()
     if not tilted:
         return list(faces)
-    chosen = [faces[i] for i in tilted]
-    angles = np.zeros(len(chosen))
-    for _ in range(options.angle_looks):
-        views = _look(image, network, chosen, angles, options.angle_window, options.angle_face)
-        angles = np.array([a if p is None else a + tilt(p) for a, (p, _) in zip(angles, views, strict=True)])
+    chosen, angles = [faces[i] for i in tilted], angles[tilted]
+    for _ in range(options.angle_looks - 1):
+        angles = _read_angles(image, network, chosen, angles, options)
     views = _look(image, network, chosen, angles, options.upright_window, options.upright_face)
     straight = list(faces)
     for i, (points, to_photo) in zip(tilted, views, strict=True):
@@ -66,6 +64,14 @@ def tilt(landmarks: NDArray[np.float32]) -> float:
     """Degrees by which a head leans, positive clockwise: the line of the eyes and that of the mouth together."""
     dx, dy = landmarks[1] - landmarks[0] + landmarks[4] - landmarks[3]
     return float(np.degrees(np.arctan2(dy, dx)))
+
+
+def _read_angles(
+    image: Image, network: Detector, faces: Sequence[Face], angles: NDArray[np.float64], options: TiltOptions
+) -> NDArray[np.float64]:
+    """Degrees of tilt, (n,), better than ``angles``: what a large view, turned by those, still shows is added."""
+    views = _look(image, network, faces, angles, options.angle_window, options.angle_face)
+    return np.array([a if p is None else a + tilt(p) for a, (p, _) in zip(angles, views, strict=True)])
 
 
 def _look(

@@ -58,5 +58,5 @@ async def info(request: Request) -> InfoAnswer:
             min_face_size=settings.min_face_size,
             media_types=[f"image/{name.lower()}" for name in FORMATS],
         ),
-        gallery_backend=None,
+        gallery_backend="sqlite" if request.app.state.galleries is not None else None,
     )

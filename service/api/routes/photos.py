@@ -2,8 +2,9 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends
 
+from service.api.access import EngineDep, WorkersDep
 from service.api.bodies import openapi_body, reader
 from service.api.schemas import (
     CompareAnswer,
@@ -19,26 +20,11 @@ from service.api.schemas import (
     VerifyAnswer,
     VerifyRequest,
 )
-from service.engine import Engine, compare_subjects
-from service.runtime.workers import Workers
+from service.engine import compare_subjects
 
 ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": ErrorAnswer} for code in (400, 409, 413, 415, 422, 429, 503)}
 
 router = APIRouter(prefix="/v1", tags=["photos"], responses=ERRORS)
-
-
-def _engine(request: Request) -> Engine:
-    engine: Engine = request.app.state.engine
-    return engine
-
-
-def _workers(request: Request) -> Workers:
-    workers: Workers = request.app.state.workers
-    return workers
-
-
-EngineDep = Annotated[Engine, Depends(_engine)]
-WorkersDep = Annotated[Workers, Depends(_workers)]
 
 
 @router.post("/detect", openapi_extra=openapi_body(DetectRequest))

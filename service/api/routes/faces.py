@@ -1,0 +1,162 @@
+"""Enrolment, search, and 1:1 against an enrolled person."""
+
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, Depends, Header, Request
+
+from service.api.access import EngineDep, GalleriesDep, StoreWorkersDep, WorkersDep
+from service.api.bodies import openapi_body, reader
+from service.api.errors import status_and_code
+from service.api.gallery_schemas import (
+    CandidateOut,
+    EnrolAnswer,
+    EnrolRequest,
+    FacePage,
+    FaceRecordOut,
+    GallerySize,
+    ProbeOut,
+    SearchAnswer,
+    SearchPointOut,
+    SearchRequest,
+    VerifyPersonRequest,
+)
+from service.api.routes.galleries import NOT_FOUND, Cursor, Limit
+from service.api.routes.photos import ERRORS
+from service.api.schemas import Box, CompareAnswer
+from service.decision.searches import choose_search_point
+from service.engine import Engine
+from service.gallery.records import NewFace
+from service.gallery.store import Once
+from service.identification import decide, digest, enrol, examine, verify_enrolled
+from service.recognition.select import box_details
+
+router = APIRouter(prefix="/v1/galleries/{gallery}", tags=["faces"], responses={**ERRORS, **NOT_FOUND})
+PERSON = "/persons/{person}"
+IdempotencyKey = Annotated[str | None, Header(max_length=255)]
+
+
+@router.post(f"{PERSON}/faces", status_code=201, openapi_extra=openapi_body(EnrolRequest))
+async def enrol_faces(
+    request: Request,
+    gallery: str,
+    person: str,
+    body: Annotated[EnrolRequest, Depends(reader(EnrolRequest))],
+    idempotency_key: IdempotencyKey = None,
+) -> EnrolAnswer:
+    """Enrol photos of a person, each with its own outcome, or templates made elsewhere.
+
+    With an ``Idempotency-Key`` the same request again gives the answer of the first time and adds nothing.
+    """
+    state = request.app.state
+    galleries, store_workers = state.galleries, state.store_workers
+    contents = body.images or [repr(body.embeddings).encode()]
+    once = Once(idempotency_key, digest(person, body.faces, body.face_ids, *contents)) if idempotency_key else None
+    if once is not None:
+        before = await store_workers.run(galleries.store.answered, gallery, person, once)
+        if before is not None:
+            return EnrolAnswer.model_validate(before)
+    # Known before photos are worked on.
+    await store_workers.run(galleries.store.person, gallery, person)
+    place = (gallery, person)
+    if body.images is None:
+        added = await store_workers.run(_enrol_templates, state.engine, galleries, place, body, once)
+    else:
+        calls = [(state.engine, image, body.faces, f"images[{i}]") for i, image in enumerate(body.images)]
+        examined = await state.workers.map(examine, calls)
+        ids: list[str | None] = [*body.face_ids] if body.face_ids else [None] * len(examined)
+        added = await store_workers.run(
+            enrol, galleries, place, examined, ids, once, lambda error: status_and_code(error)[1]
+        )
+    return EnrolAnswer.model_validate(added.answer)
+
+
+def _enrol_templates(engine: Engine, galleries: Any, place: tuple[str, str], body: EnrolRequest, once: Any) -> Any:
+    assert body.embeddings is not None
+    assert body.embedding_contract is not None
+    engine.require_contract(body.embedding_contract)
+    faces = [
+        NewFace(engine.template(f"embeddings[{i}]", given.embedding), given.face_id)
+        for i, given in enumerate(body.embeddings)
+    ]
+    return galleries.enrol(
+        *place,
+        faces,
+        once,
+        lambda records: {"enrolled": [{"face_id": record.id} for record in records], "rejected": []},
+    )
+
+
+@router.get(f"{PERSON}/faces")
+async def list_faces(
+    gallery: str,
+    person: str,
+    galleries: GalleriesDep,
+    workers: StoreWorkersDep,
+    cursor: Cursor = None,
+    limit: Limit = 100,
+) -> FacePage:
+    page = await workers.run(galleries.store.faces, gallery, person, cursor, limit)
+    return FacePage(faces=[FaceRecordOut.of(record) for record in page.items], cursor=page.cursor)
+
+
+@router.delete(f"{PERSON}/faces/{{face_id}}", status_code=204)
+async def delete_face(
+    gallery: str, person: str, face_id: str, galleries: GalleriesDep, workers: StoreWorkersDep
+) -> None:
+    await workers.run(galleries.delete_face, gallery, person, face_id)
+
+
+@router.post(f"{PERSON}/verify", openapi_extra=openapi_body(VerifyPersonRequest))
+async def verify_person(
+    request: Request,
+    gallery: str,
+    person: str,
+    body: Annotated[VerifyPersonRequest, Depends(reader(VerifyPersonRequest))],
+) -> CompareAnswer:
+    """Is the person in the photo the enrolled one? The most similar of that person's faces decides."""
+    state = request.app.state
+    subject = await state.workers.run(state.engine.subject, body.image, body.faces, "image")
+    comparison = await state.store_workers.run(
+        verify_enrolled, state.engine, state.galleries, (gallery, person), subject, body.fmr, body.threshold
+    )
+    return CompareAnswer.of(comparison)
+
+
+@router.post("/search", openapi_extra=openapi_body(SearchRequest))
+async def search(
+    gallery: str,
+    body: Annotated[SearchRequest, Depends(reader(SearchRequest))],
+    engine: EngineDep,
+    galleries: GalleriesDep,
+    workers: WorkersDep,
+    store_workers: StoreWorkersDep,
+) -> SearchAnswer:
+    """Who of the gallery is it? ``unknown`` is an ordinary answer. One entry in ``probes`` for each probe face."""
+    boxes: list[Box | None] = [None]
+    if body.image is not None:
+        _, found = await workers.run(engine.embed, body.image, body.faces)
+        boxes = [Box(**box_details(face.face)) for face, _ in found]
+        vectors = [embedded.embedding for _, embedded in found]
+    else:
+        assert body.embedding is not None
+        assert body.embedding_contract is not None
+        engine.require_contract(body.embedding_contract)
+        vectors = [engine.template("embedding", body.embedding)]
+    probes = np.stack(vectors) if vectors else np.zeros((0, engine.card.contract.dimension), np.float32)
+    result = await store_workers.run(galleries.search, gallery, probes, body.top_k, body.filter)
+    point = choose_search_point(engine.thresholds, result.persons, body.fpir, body.fmr, body.threshold)
+    answers = [decide(found, point, body.candidates == "above_threshold") for found in result.candidates]
+    return SearchAnswer(
+        gallery=gallery,
+        gallery_size=GallerySize(persons=result.persons, faces=result.faces),
+        operating_point=SearchPointOut.of(point),
+        probes=[
+            ProbeOut(
+                box=box,
+                decision="identified" if answer.identified else "unknown",
+                candidates=[CandidateOut.of(candidate) for candidate in answer.candidates],
+            )
+            for box, answer in zip(boxes, answers, strict=True)
+        ],
+    )

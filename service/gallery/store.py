@@ -1,0 +1,232 @@
+"""Who is enrolled, durably: the truth that indexes are built from and checked against."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Engine
+
+from service.gallery import store_faces, store_galleries, store_persons
+from service.gallery.database import open_database
+from service.gallery.records import FaceRecord, GalleryRecord, Metadata, NewFace, Page, PersonRecord, Templates
+from service.gallery.store_faces import AddedFaces, Answer, Once
+from service.gallery.store_reserve import RESERVE_BYTES
+from service.gallery.store_session import Sessions
+
+__all__ = ["AddedFaces", "Once", "Store"]
+
+
+class Store:
+    """Galleries, persons and faces in one database. Thread-safe: one writer at a time, readers beside it.
+
+    A method that changes something returns when the change is durable; one that raises has changed nothing. Changes
+    of persons and faces bump the revision of their gallery in the same transaction. After a deletion no byte of the
+    templates is left in the database file or its WAL (see ``erase``).
+
+    Besides the errors that each method names, any can raise InvalidRequest (an id, cursor, limit or field that
+    cannot be), InsufficientStorage (when adding or changing; deletions have a reserve) and Unavailable.
+    """
+
+    def __init__(self, engine: Engine, reserve_bytes: int = RESERVE_BYTES) -> None:
+        """Work on ``engine`` (from ``open_database``) and finish deletions that were cut off.
+
+        Args:
+            reserve_bytes: room on the disk that is kept for deletions.
+        """
+        self._sessions = Sessions(engine, reserve_bytes)
+        with self._sessions.read() as connection:
+            cut_off = store_galleries.condemned(connection)
+        for key in cut_off:
+            self._delete_condemned(key)
+        self.erase()
+
+    @classmethod
+    def open(cls, path: Path, reserve_bytes: int = RESERVE_BYTES) -> "Store":
+        """The store in the database file ``path``, made if missing. Raises like ``open_database``."""
+        engine = open_database(path)
+        try:
+            return cls(engine, reserve_bytes)
+        except BaseException:
+            engine.dispose()
+            raise
+
+    def close(self) -> None:
+        """Close the connections and unlock the folder. Nothing is lost without it."""
+        self._sessions.close()
+
+    def erase(self) -> bool:
+        """Empty the WAL, so that nothing deleted is left in it; every deletion does it. See ``Sessions.erase``."""
+        return self._sessions.erase()
+
+    def put_gallery(
+        self, id: str, name: str | None, description: str | None, embedding_contract: str, dimension: int
+    ) -> tuple[GalleryRecord, bool]:
+        """Make a gallery, or replace name and description of the one that is there; whether it was made.
+
+        Raises:
+            ModelMismatch: it is there, for another contract or dimension.
+        """
+        with self._sessions.write() as connection:
+            return store_galleries.put(connection, id, name, description, embedding_contract, dimension)
+
+    def gallery(self, id: str) -> GalleryRecord:
+        """Raises GalleryNotFound."""
+        with self._sessions.read() as connection:
+            return store_galleries.get(connection, id)
+
+    def galleries(self, cursor: str | None = None, limit: int = 100) -> Page[GalleryRecord]:
+        """Up to ``limit`` (1 to 1000) galleries in the order of their ids."""
+        with self._sessions.read() as connection:
+            return store_galleries.page(connection, cursor, limit)
+
+    def delete_gallery(self, id: str) -> int:
+        """Delete a gallery with all that is in it; its key. Raises GalleryNotFound.
+
+        It is gone for all callers in one durable step. Its rows follow in bounded steps, between which others write,
+        and which a store that is opened after a crash finishes.
+        """
+        key = self._sessions.delete(lambda connection: store_galleries.condemn(connection, id))
+        self._delete_condemned(key)
+        self.erase()
+        return key
+
+    def put_person(
+        self,
+        gallery: str,
+        id: str,
+        name: str | None = None,
+        metadata: Metadata | None = None,
+        expires_at: datetime | None = None,
+    ) -> tuple[PersonRecord, bool]:
+        """Make a person, or replace all three fields of the one that is there; whether it was made.
+
+        Raises GalleryNotFound.
+        """
+        with self._sessions.write() as connection:
+            return store_persons.put(connection, gallery, id, name, metadata or {}, expires_at)
+
+    def patch_person(self, gallery: str, id: str, changes: Mapping[str, Any]) -> PersonRecord:
+        """Replace those of ``name``, ``metadata`` (as a whole) and ``expires_at`` that ``changes`` has.
+
+        Raises GalleryNotFound, PersonNotFound.
+        """
+        with self._sessions.write() as connection:
+            return store_persons.patch(connection, gallery, id, changes)
+
+    def person(self, gallery: str, id: str) -> PersonRecord:
+        """Raises GalleryNotFound, PersonNotFound."""
+        with self._sessions.read() as connection:
+            return store_persons.get(connection, gallery, id)
+
+    def persons(
+        self, gallery: str, cursor: str | None = None, limit: int = 100, filter: Metadata | None = None
+    ) -> Page[PersonRecord]:
+        """Up to ``limit`` (1 to 1000) persons whose metadata has all of ``filter``, in the order of their ids.
+
+        Raises GalleryNotFound.
+        """
+        with self._sessions.read() as connection:
+            return store_persons.page(connection, gallery, cursor, limit, filter)
+
+    def delete_person(self, gallery: str, id: str) -> list[int]:
+        """Delete a person with all faces; the keys of the faces. Raises GalleryNotFound, PersonNotFound."""
+        gone = self._sessions.delete(lambda connection: store_persons.remove(connection, gallery, id))
+        self.erase()
+        return gone
+
+    def person_keys(self, gallery: str, filter: Metadata | None = None) -> NDArray[np.int64]:
+        """The keys of the persons whose metadata has all of ``filter``, ascending. Raises GalleryNotFound."""
+        with self._sessions.read() as connection:
+            return store_persons.keys(connection, gallery, filter)
+
+    def persons_by_key(self, keys: Iterable[int]) -> dict[int, PersonRecord]:
+        """Persons of any gallery; keys of persons that are gone are left out."""
+        with self._sessions.read() as connection:
+            return store_persons.by_key(connection, keys)
+
+    def faces_by_key(self, keys: Iterable[int]) -> dict[int, FaceRecord]:
+        """Faces of any gallery; keys of faces that are gone are left out."""
+        with self._sessions.read() as connection:
+            return store_faces.by_key(connection, keys)
+
+    def face_keys(self, gallery_key: int) -> NDArray[np.int64]:
+        """The keys of all faces of a gallery, ascending: what a snapshot compares itself with."""
+        with self._sessions.read() as connection:
+            return store_faces.keys(connection, gallery_key)
+
+    def add_faces(
+        self,
+        gallery: str,
+        person: str,
+        faces: Sequence[NewFace],
+        once: Once | None = None,
+        answer: Answer | None = None,
+    ) -> AddedFaces:
+        """Add all of ``faces`` to a person, or none.
+
+        Args:
+            once: asked for again with the same key and digest, nothing is added and the first answer comes back.
+            answer: makes of the new faces what is to be answered (JSON-serialisable), remembered with ``once``. It
+                runs inside the transaction: it must be quick and must not call the store.
+
+        Raises:
+            GalleryNotFound, PersonNotFound
+            Conflict: a face id is taken or given twice, or the key was used for another request.
+            ModelMismatch: an embedding is not of the gallery's dimension.
+        """
+        with self._sessions.write() as connection:
+            return store_faces.add(connection, gallery, person, faces, once, answer)
+
+    def answered(self, gallery: str, person: str, once: Once) -> Mapping[str, Any] | None:
+        """The answer that is remembered under ``once``, so that a repeated request need not be worked out again.
+
+        Raises GalleryNotFound, PersonNotFound, Conflict (the key was used for another request).
+        """
+        with self._sessions.read() as connection:
+            return store_faces.answered(connection, gallery, person, once)
+
+    def faces(self, gallery: str, person: str, cursor: str | None = None, limit: int = 100) -> Page[FaceRecord]:
+        """Up to ``limit`` (1 to 1000) faces of a person in the order of their ids.
+
+        Raises GalleryNotFound, PersonNotFound.
+        """
+        with self._sessions.read() as connection:
+            return store_faces.page(connection, gallery, person, cursor, limit)
+
+    def embeddings(self, gallery: str, person: str) -> NDArray[np.float32]:
+        """The templates of a person, float32 (n, d), in the order of the face keys.
+
+        Raises GalleryNotFound, PersonNotFound.
+        """
+        with self._sessions.read() as connection:
+            return store_faces.embeddings(connection, gallery, person)
+
+    def delete_face(self, gallery: str, person: str, face_id: str) -> int:
+        """Delete a face of a person; its key. Raises GalleryNotFound, PersonNotFound, FaceIdNotFound."""
+        key = self._sessions.delete(lambda connection: store_faces.remove(connection, gallery, person, face_id))
+        self.erase()
+        return key
+
+    def templates(self, gallery_key: int, after: int = 0, block: int = 8192) -> Iterator[Templates]:
+        """All templates of a gallery with face keys above ``after``, ascending, in blocks of at most ``block`` rows.
+
+        Each block is a transaction of its own, so that no writer waits: faces added meanwhile come at the end, and a
+        face deleted meanwhile may have come before. Much larger blocks are slower, their memory being new each time.
+
+        Raises GalleryNotFound, also when it is deleted meanwhile.
+        """
+        while True:
+            with self._sessions.read() as connection:
+                templates = store_faces.templates_after(connection, gallery_key, after, block)
+            if templates.faces.size:
+                yield templates
+            if templates.faces.size < block:
+                return
+            after = int(templates.faces[-1])
+
+    def _delete_condemned(self, key: int) -> None:
+        while self._sessions.delete(lambda connection: store_galleries.delete_some(connection, key)):
+            pass

@@ -1,0 +1,199 @@
+"""Faces and their templates in the database. Functions of an open transaction, as in ``store_persons``."""
+
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection, delete, insert, select
+
+from service.errors import Conflict, FaceIdNotFound, InvalidRequest, ModelMismatch
+from service.gallery import store_galleries, store_persons
+from service.gallery.records import FaceRecord, NewFace, Page, Templates
+from service.gallery.store_values import batches, checked_id, checked_key, checked_limit, now, page_after, page_of
+from service.gallery.tables import enrolments, faces, templates_table
+
+Answer = Callable[[Sequence[FaceRecord]], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Once:
+    """An idempotency key: what is added under it is added once.
+
+    Attributes:
+        key: the caller's, 1 to 255 printable ASCII characters; one namespace for each gallery.
+        request_sha256: hex digest of everything that the caller asked for under it.
+    """
+
+    key: str
+    request_sha256: str
+
+
+@dataclass(frozen=True)
+class AddedFaces:
+    """What became of an enrolment.
+
+    Attributes:
+        person_key: the person's key.
+        faces: the new faces, in the order they were given; empty when ``repeated``.
+        answer: what the caller made of the faces, now or the first time.
+        repeated: the same was asked for before, and nothing was added now.
+    """
+
+    person_key: int
+    faces: tuple[FaceRecord, ...]
+    answer: Mapping[str, Any]
+    repeated: bool
+
+
+def add(
+    connection: Connection, gallery: str, person: str, new: Sequence[NewFace], once: Once | None, answer: Answer | None
+) -> AddedFaces:
+    """See ``Store.add_faces``."""
+    owner = store_galleries.get(connection, gallery)
+    person_key = store_persons.get(connection, gallery, person).key
+    if once is not None and (before := _answered(connection, owner.key, person, once)) is not None:
+        return AddedFaces(person_key, (), before, repeated=True)
+    embeddings = _checked_embeddings(new, owner.dimension)
+    ids = [f"f_{uuid.uuid4().hex}" if face.id is None else checked_id("face", face.id) for face in new]
+    _refuse_taken(connection, owner.key, ids)
+    at = now()
+    keys = _insert(connection, owner.key, person_key, ids, new, at)
+    rows = [{"face_key": key, "embedding": embedding} for key, embedding in zip(keys, embeddings, strict=True)]
+    connection.execute(insert(templates_table(owner.dimension)), rows)
+    store_galleries.changed(connection, owner.key, faces=len(new))
+    added = tuple(FaceRecord(key, id, dict(face.facts), at) for key, id, face in zip(keys, ids, new, strict=True))
+    told = dict(answer(added)) if answer else {}
+    if once is not None:
+        _remember(connection, owner.key, person, once, told, at)
+    return AddedFaces(person_key, added, told, repeated=False)
+
+
+def answered(connection: Connection, gallery: str, person: str, once: Once) -> Mapping[str, Any] | None:
+    """See ``Store.answered``."""
+    owner = store_galleries.get(connection, gallery)
+    store_persons.get(connection, gallery, person)
+    return _answered(connection, owner.key, person, once)
+
+
+def page(connection: Connection, gallery: str, person: str, cursor: str | None, limit: int) -> Page[FaceRecord]:
+    """The faces of a person in the order of their ids."""
+    here = faces.c.person_key == store_persons.get(connection, gallery, person).key
+    query = select(faces).where(here, faces.c.id > page_after(cursor)).order_by(faces.c.id)
+    return page_of(connection.execute(query.limit(checked_limit(limit) + 1)).all(), limit, _record)
+
+
+def remove(connection: Connection, gallery: str, person: str, face_id: str) -> int:
+    """See ``Store.delete_face``."""
+    owner = store_galleries.get(connection, gallery)
+    person_key = store_persons.get(connection, gallery, person).key
+    here = (faces.c.person_key == person_key, faces.c.id == checked_id("face", face_id))
+    key = connection.execute(select(faces.c.key).where(*here)).scalar_one_or_none()
+    if key is None:
+        raise FaceIdNotFound(
+            f"The person {person!r} of the gallery {gallery!r} has no face {face_id!r}.",
+            {"gallery": gallery, "person": person, "face": face_id},
+        )
+    connection.execute(delete(faces).where(faces.c.key == key))
+    store_galleries.changed(connection, owner.key, faces=-1)
+    return int(key)
+
+
+def by_key(connection: Connection, keys: Iterable[int]) -> dict[int, FaceRecord]:
+    """Those of ``keys`` that are there."""
+    queries = (select(faces).where(faces.c.key.in_(batch)) for batch in batches(keys))
+    return {row.key: _record(row) for query in queries for row in connection.execute(query)}
+
+
+def keys(connection: Connection, gallery_key: int) -> NDArray[np.int64]:
+    """The keys of all faces of a gallery, ascending."""
+    query = select(faces.c.key).where(faces.c.gallery_key == gallery_key).order_by(faces.c.key)
+    return np.array(connection.execute(query).scalars().all(), np.int64)
+
+
+def templates_after(connection: Connection, gallery_key: int, after: int, block: int) -> Templates:
+    """Up to ``block`` templates of a gallery with face keys above ``after``, ascending."""
+    dimension = store_galleries.dimension_of(connection, gallery_key)
+    table = templates_table(dimension)
+    query = select(faces.c.key, faces.c.person_key, table.c.embedding).join(table, table.c.face_key == faces.c.key)
+    here = (faces.c.gallery_key == gallery_key, faces.c.key > after)
+    rows = connection.execute(query.where(*here).order_by(faces.c.key).limit(block)).all()
+    face_keys, person_keys, blobs = list(zip(*rows, strict=True)) or ((), (), ())
+    vectors = _vectors(blobs, dimension)
+    return Templates(np.array(face_keys, np.int64), np.array(person_keys, np.int64), vectors)
+
+
+def embeddings(connection: Connection, gallery: str, person: str) -> NDArray[np.float32]:
+    """The templates of a person, float32 (n, d), in the order of the face keys."""
+    dimension = store_galleries.get(connection, gallery).dimension
+    table = templates_table(dimension)
+    here = faces.c.person_key == store_persons.get(connection, gallery, person).key
+    query = select(table.c.embedding).join(faces, table.c.face_key == faces.c.key).where(here).order_by(faces.c.key)
+    return _vectors(connection.execute(query).scalars().all(), dimension)
+
+
+def _vectors(blobs: Sequence[bytes], dimension: int) -> NDArray[np.float32]:
+    # A bytearray, so that the array can be written to.
+    return np.frombuffer(bytearray().join(blobs), "<f4").reshape(len(blobs), dimension)
+
+
+def _checked_embeddings(new: Sequence[NewFace], dimension: int) -> list[bytes]:
+    if not new:
+        raise InvalidRequest("There is no face to add.")
+    for face in new:
+        if face.embedding.shape != (dimension,):
+            raise ModelMismatch(
+                f"An embedding has the shape {face.embedding.shape}; this gallery holds ({dimension},).",
+                {"dimension": dimension},
+            )
+        if face.embedding.dtype != np.float32 or not np.isfinite(face.embedding).all():
+            raise InvalidRequest(f"An embedding must be of finite float32 numbers; this one is {face.embedding.dtype}.")
+    return [face.embedding.astype("<f4").tobytes() for face in new]
+
+
+def _refuse_taken(connection: Connection, gallery_key: int, ids: Sequence[str]) -> None:
+    if len(set(ids)) < len(ids):
+        taken = next(id for index, id in enumerate(ids) if id in ids[:index])
+        raise Conflict(f"The face id {taken!r} is given twice. Give every face its own.", {"face": taken})
+    here = faces.c.gallery_key == gallery_key
+    for start in range(0, len(ids), 500):
+        query = select(faces.c.id).where(here, faces.c.id.in_(ids[start : start + 500])).order_by(faces.c.id).limit(1)
+        found = connection.execute(query).scalar_one_or_none()
+        if found is not None:
+            raise Conflict(f"The face id {found!r} is taken in this gallery. Use another.", {"face": found})
+
+
+def _insert(
+    connection: Connection, gallery_key: int, person_key: int, ids: Sequence[str], new: Sequence[NewFace], at: datetime
+) -> Sequence[int]:
+    owner = {"gallery_key": gallery_key, "person_key": person_key, "created_at": at}
+    rows = [{"id": id, "facts": dict(face.facts), **owner} for id, face in zip(ids, new, strict=True)]
+    keys = insert(faces).returning(faces.c.key, sort_by_parameter_order=True)
+    return connection.execute(keys, rows).scalars().all()
+
+
+def _answered(connection: Connection, gallery_key: int, person: str, once: Once) -> Mapping[str, Any] | None:
+    here = (enrolments.c.gallery_key == gallery_key, enrolments.c.key == checked_key(once.key))
+    row = connection.execute(select(enrolments).where(*here)).one_or_none()
+    if row is None:
+        return None
+    if (row.person, row.request_sha256) != (person, once.request_sha256):
+        raise Conflict(
+            f"The idempotency key {once.key!r} was used for another request. Use a new one.",
+            {"idempotency_key": once.key},
+        )
+    return dict(row.answer)
+
+
+def _remember(
+    connection: Connection, gallery_key: int, person: str, once: Once, answer: Mapping[str, Any], at: datetime
+) -> None:
+    shown = {"key": once.key, "request_sha256": once.request_sha256, "answer": answer, "created_at": at}
+    connection.execute(insert(enrolments).values(gallery_key=gallery_key, person=person, **shown))
+
+
+def _record(row: Any) -> FaceRecord:
+    return FaceRecord(key=row.key, id=row.id, facts=row.facts, created_at=row.created_at)

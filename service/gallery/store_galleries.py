@@ -1,0 +1,105 @@
+"""Galleries in the database. Functions of an open transaction; ``service.gallery.store`` gives them out."""
+
+from typing import Any
+
+from sqlalchemy import Connection, Select, delete, insert, select, update
+
+from service.errors import GalleryNotFound, InvalidRequest, ModelMismatch
+from service.gallery.records import GalleryRecord, Page
+from service.gallery.store_values import (
+    MAX_DIMENSION,
+    checked_id,
+    checked_limit,
+    checked_text,
+    now,
+    page_after,
+    page_of,
+)
+from service.gallery.tables import enrolments, faces, galleries, persons, templates_table
+
+# Faces or persons that one step of a gallery's deletion takes: what it writes to the WAL must fit the reserve.
+STEP = 512
+
+
+def put(
+    connection: Connection, id: str, name: str | None, description: str | None, contract: str, dimension: int
+) -> tuple[GalleryRecord, bool]:
+    """See ``Store.put_gallery``."""
+    shown = {"name": checked_text("name", name), "description": checked_text("description", description)}
+    if not 1 <= dimension <= MAX_DIMENSION:
+        raise InvalidRequest(f"The dimension must be 1 to {MAX_DIMENSION}, not {dimension}.")
+    row = connection.execute(_by_id(checked_id("gallery", id))).one_or_none()
+    if row is None:
+        templates_table(dimension).create(connection, checkfirst=True)
+        new = {"id": id, "embedding_contract": contract, "dimension": dimension, "created_at": now(), **shown}
+        connection.execute(insert(galleries).values(revision=0, persons=0, faces=0, **new))
+        return get(connection, id), True
+    if (row.embedding_contract, row.dimension) != (contract, dimension):
+        raise ModelMismatch(
+            f"The gallery {id!r} holds embeddings of the contract {row.embedding_contract} with {row.dimension} "
+            f"dimensions, not of {contract} with {dimension}. Use another gallery, or the bundle it was made with.",
+            {"gallery": id, "embedding_contract": row.embedding_contract, "dimension": row.dimension},
+        )
+    connection.execute(update(galleries).where(galleries.c.key == row.key).values(**shown))
+    return get(connection, id), False
+
+
+def get(connection: Connection, id: str) -> GalleryRecord:
+    """The gallery ``id``. Raises GalleryNotFound."""
+    row = connection.execute(_by_id(checked_id("gallery", id))).one_or_none()
+    if row is None:
+        raise GalleryNotFound(f"There is no gallery {id!r}.", {"gallery": id})
+    return _record(row)
+
+
+def page(connection: Connection, cursor: str | None, limit: int) -> Page[GalleryRecord]:
+    """Galleries in the order of their ids."""
+    after = galleries.c.id > page_after(cursor)  # never true of a condemned one, whose id is NULL
+    query = select(galleries).where(after).order_by(galleries.c.id).limit(checked_limit(limit) + 1)
+    return page_of(connection.execute(query).all(), limit, _record)
+
+
+def dimension_of(connection: Connection, key: int) -> int:
+    """The dimension of the gallery with ``key``. Raises GalleryNotFound."""
+    found = connection.execute(select(galleries.c.dimension).where(galleries.c.key == key)).scalar_one_or_none()
+    if found is None:
+        raise GalleryNotFound(f"There is no gallery with the key {key}.", {"key": key})
+    return int(found)
+
+
+def changed(connection: Connection, key: int, persons: int = 0, faces: int = 0) -> None:
+    """Bump the revision of a gallery that ``persons`` and ``faces`` were added to (or, below 0, taken from)."""
+    counts = {"persons": galleries.c.persons + persons, "faces": galleries.c.faces + faces}
+    row = update(galleries).where(galleries.c.key == key)
+    connection.execute(row.values(revision=galleries.c.revision + 1, **counts))
+
+
+def condemn(connection: Connection, id: str) -> int:
+    """Take the gallery ``id`` away from its callers; its key. ``delete_some`` does the rest."""
+    key = get(connection, id).key
+    connection.execute(update(galleries).where(galleries.c.key == key).values(id=None, name=None, description=None))
+    return key
+
+
+def condemned(connection: Connection) -> list[int]:
+    """The keys of galleries that are being deleted."""
+    return list(connection.execute(select(galleries.c.key).where(galleries.c.id.is_(None))).scalars())
+
+
+def delete_some(connection: Connection, key: int) -> bool:
+    """One bounded step of the deletion of the condemned gallery ``key``; whether there is more to do."""
+    for table, column in ((faces, faces.c.key), (persons, persons.c.key), (enrolments, enrolments.c.key)):
+        some = select(column).where(table.c.gallery_key == key).order_by(column).limit(STEP)
+        gone = connection.execute(delete(table).where(table.c.gallery_key == key, column.in_(some)))
+        if gone.rowcount:
+            return True
+    connection.execute(delete(galleries).where(galleries.c.key == key))
+    return False
+
+
+def _by_id(id: str) -> Select[Any]:
+    return select(galleries).where(galleries.c.id == id)
+
+
+def _record(row: Any) -> GalleryRecord:
+    return GalleryRecord(**row._mapping)

@@ -1,0 +1,130 @@
+"""Persons in the database. Functions of an open transaction; ``service.gallery.store`` gives them out."""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection, Select, delete, func, insert, select, update
+
+from service.errors import InvalidRequest, PersonNotFound
+from service.gallery import store_galleries
+from service.gallery.records import Metadata, Page, PersonRecord
+from service.gallery.store_filters import matches
+from service.gallery.store_values import (
+    batches,
+    checked_id,
+    checked_limit,
+    checked_metadata,
+    checked_text,
+    checked_time,
+    now,
+    page_after,
+    page_of,
+)
+from service.gallery.tables import enrolments, faces, persons
+
+PATCHABLE = ("name", "metadata", "expires_at")
+
+
+def put(
+    connection: Connection, gallery: str, id: str, name: str | None, metadata: Metadata, expires_at: datetime | None
+) -> tuple[PersonRecord, bool]:
+    """See ``Store.put_person``."""
+    owner = store_galleries.get(connection, gallery)
+    checked_id("person", id)
+    values = _checked({"name": name, "metadata": metadata, "expires_at": expires_at}) | {"updated_at": now()}
+    row = connection.execute(_one(owner.key, id)).one_or_none()
+    if row is None:
+        new = {"gallery_key": owner.key, "id": id, "created_at": values["updated_at"], **values}
+        connection.execute(insert(persons).values(**new))
+    else:
+        connection.execute(update(persons).where(persons.c.key == row.key).values(**values))
+    store_galleries.changed(connection, owner.key, persons=int(row is None))
+    return get(connection, gallery, id), row is None
+
+
+def patch(connection: Connection, gallery: str, id: str, changes: Mapping[str, Any]) -> PersonRecord:
+    """See ``Store.patch_person``."""
+    if unknown := sorted(set(changes) - set(PATCHABLE)):
+        raise InvalidRequest(f"A person has no field {unknown[0]!r} to change. Use {', '.join(PATCHABLE)}.")
+    owner = store_galleries.get(connection, gallery)
+    person = get(connection, gallery, id)
+    if not changes:
+        return person
+    values = _checked(changes) | {"updated_at": now()}
+    connection.execute(update(persons).where(persons.c.key == person.key).values(**values))
+    store_galleries.changed(connection, owner.key)
+    return get(connection, gallery, id)
+
+
+def get(connection: Connection, gallery: str, id: str) -> PersonRecord:
+    """The person ``id`` of ``gallery``. Raises GalleryNotFound, PersonNotFound."""
+    owner = store_galleries.get(connection, gallery)
+    row = connection.execute(_one(owner.key, checked_id("person", id))).one_or_none()
+    if row is None:
+        raise PersonNotFound(
+            f"There is no person {id!r} in the gallery {gallery!r}.", {"gallery": gallery, "person": id}
+        )
+    return _record(row)
+
+
+def page(
+    connection: Connection, gallery: str, cursor: str | None, limit: int, filter: Metadata | None
+) -> Page[PersonRecord]:
+    """Persons in the order of their ids."""
+    owner = store_galleries.get(connection, gallery)
+    here = (persons.c.gallery_key == owner.key, persons.c.id > page_after(cursor), matches(filter))
+    rows = connection.execute(_persons().where(*here).order_by(persons.c.id).limit(checked_limit(limit) + 1)).all()
+    return page_of(rows, limit, _record)
+
+
+def remove(connection: Connection, gallery: str, id: str) -> list[int]:
+    """See ``Store.delete_person``."""
+    owner = store_galleries.get(connection, gallery)
+    person = get(connection, gallery, id)
+    gone = list(connection.execute(select(faces.c.key).where(faces.c.person_key == person.key)).scalars())
+    # Faces and templates go with the row; what was answered about them has no such link.
+    connection.execute(delete(enrolments).where(enrolments.c.gallery_key == owner.key, enrolments.c.person == id))
+    connection.execute(delete(persons).where(persons.c.key == person.key))
+    store_galleries.changed(connection, owner.key, persons=-1, faces=-len(gone))
+    return sorted(gone)
+
+
+def keys(connection: Connection, gallery: str, filter: Metadata | None) -> NDArray[np.int64]:
+    """The keys of the persons that match, ascending."""
+    owner = store_galleries.get(connection, gallery)
+    query = select(persons.c.key).where(persons.c.gallery_key == owner.key, matches(filter)).order_by(persons.c.key)
+    return np.array(connection.execute(query).scalars().all(), np.int64)
+
+
+def by_key(connection: Connection, keys: Iterable[int]) -> dict[int, PersonRecord]:
+    """Those of ``keys`` that are there."""
+    queries = (_persons().where(persons.c.key.in_(batch)) for batch in batches(keys))
+    return {row.key: _record(row) for query in queries for row in connection.execute(query)}
+
+
+def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
+    checked = dict(values)
+    if "name" in values:
+        checked["name"] = checked_text("name", values["name"])
+    if "metadata" in values:
+        checked["metadata"] = checked_metadata(values["metadata"])
+    if "expires_at" in values:
+        checked["expires_at"] = checked_time("expires_at", values["expires_at"])
+    return checked
+
+
+def _persons() -> Select[Any]:
+    count = select(func.count()).where(faces.c.person_key == persons.c.key).scalar_subquery()
+    own = [column for column in persons.c if column is not persons.c.gallery_key]
+    return select(*own, count.label("faces"))
+
+
+def _one(gallery_key: int, id: str) -> Select[Any]:
+    return _persons().where(persons.c.gallery_key == gallery_key, persons.c.id == id)
+
+
+def _record(row: Any) -> PersonRecord:
+    return PersonRecord(**row._mapping)

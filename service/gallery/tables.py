@@ -1,0 +1,136 @@
+"""The tables of the store, in SQLAlchemy Core.
+
+Keys are the store's own numbers; AUTOINCREMENT sees to it that none is ever used again, so that an index or a
+snapshot that still knows a deleted key can never take a later person for it. Ids are the callers'.
+
+Templates stand apart from what is known about their faces, in one table for each dimension. SQLite's
+``secure_delete`` overwrites a row where it lies, but not the stale copies that it leaves inside a page when it packs
+rows of *different* sizes anew (measured with 3.40: 2 of 25,000 deleted templates could still be read in the
+database file). In a table whose rows are all of one size, a row always fits the place of another and nothing is
+repacked. The first face key is a second part of this, see ``FIRST_FACE_KEY``.
+
+On PostgreSQL a table for each dimension is what pgvector's ``halfvec(d)`` columns ask for as well.
+"""
+
+from datetime import UTC, datetime
+from functools import lru_cache
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+# SQLite writes a row's key in 1 to 9 bytes, 5 of them from 2**28 up to 2**35: within that all templates of one
+# dimension are rows of exactly one size.
+FIRST_FACE_KEY = 2**28 + 1
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware datetimes in UTC. SQLite keeps no time zone, so what comes from there is taken as UTC."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+# INTEGER is SQLite's name for 64 bits, and only under that name is a primary key the row's own number.
+Key = BigInteger().with_variant(Integer, "sqlite")
+# Pages are in byte order of the ids; SQLite compares bytes of itself.
+Id = String(128).with_variant(String(128, collation="C"), "postgresql")
+Json = JSON().with_variant(JSONB(), "postgresql")
+
+metadata = MetaData()
+
+# A gallery without an id is condemned: it is gone for every caller, and its rows are being deleted.
+galleries = Table(
+    "galleries",
+    metadata,
+    Column("key", Key, primary_key=True, autoincrement=True),
+    Column("id", Id, unique=True),
+    Column("name", Text),
+    Column("description", Text),
+    Column("embedding_contract", Text, nullable=False),
+    Column("dimension", Integer, nullable=False),
+    Column("revision", Key, nullable=False),
+    # Counted along, because every search tells the size of the gallery and COUNT(*) reads all of it.
+    Column("persons", Key, nullable=False),
+    Column("faces", Key, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+persons = Table(
+    "persons",
+    metadata,
+    Column("key", Key, primary_key=True, autoincrement=True),
+    Column("gallery_key", Key, ForeignKey("galleries.key", ondelete="CASCADE"), nullable=False),
+    Column("id", Id, nullable=False),
+    Column("name", Text),
+    Column("metadata", Json, nullable=False),
+    Column("expires_at", UtcDateTime),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    UniqueConstraint("gallery_key", "id"),
+    sqlite_autoincrement=True,
+)
+
+faces = Table(
+    "faces",
+    metadata,
+    Column("key", Key, primary_key=True, autoincrement=True),
+    Column("gallery_key", Key, ForeignKey("galleries.key", ondelete="CASCADE"), nullable=False),
+    Column("person_key", Key, ForeignKey("persons.key", ondelete="CASCADE"), nullable=False),
+    Column("id", Id, nullable=False),
+    Column("facts", Json, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    UniqueConstraint("gallery_key", "id"),
+    Index("ix_faces_person", "person_key", "id"),
+    # Holds all that the walk through a gallery's templates needs of this table.
+    Index("ix_faces_gallery", "gallery_key", "key", "person_key"),
+    sqlite_autoincrement=True,
+)
+
+# What was answered under an Idempotency-Key.
+enrolments = Table(
+    "enrolments",
+    metadata,
+    Column("gallery_key", Key, ForeignKey("galleries.key", ondelete="CASCADE"), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("person", Id, nullable=False),
+    Column("request_sha256", String(64), nullable=False),
+    Column("answer", Json, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Index("ix_enrolments_person", "gallery_key", "person"),
+)
+
+
+@lru_cache
+def templates_table(dimension: int) -> Table:
+    """The table of the templates of ``dimension``: float32 little-endian, made with the first gallery that needs it."""
+    return Table(
+        f"templates_{dimension}",
+        MetaData(),
+        Column("face_key", Key, ForeignKey(faces.c.key, ondelete="CASCADE"), primary_key=True, autoincrement=False),
+        Column("embedding", LargeBinary, nullable=False),
+    )

@@ -1,0 +1,113 @@
+"""Enrolment and search with photos: the recognizer and the galleries together, independent of HTTP."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from service.decision.searches import SearchPoint
+from service.engine import Comparison, Engine, Subject, cosine
+from service.errors import PersonNotFound, UnusableInput
+from service.gallery.gallery import Candidate, Galleries
+from service.gallery.records import FaceRecord, NewFace
+from service.gallery.store import AddedFaces, Once
+from service.recognition.select import OneFacePolicy, box_details
+
+Answer = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A photo that was not enrolled, and why."""
+
+    image_index: int
+    error: UnusableInput
+
+
+@dataclass(frozen=True)
+class Identification:
+    """What a search says of one probe: ``identified`` is whether the first candidate reaches the threshold."""
+
+    identified: bool
+    candidates: tuple[Candidate, ...]
+
+
+def examine(engine: Engine, content: bytes, policy: OneFacePolicy, name: str) -> Subject | UnusableInput:
+    """The person in a photo, or the reason why it cannot be used, as a value: other photos go on."""
+    try:
+        return engine.subject(content, policy, name)
+    except UnusableInput as error:
+        return error
+
+
+def enrol(
+    galleries: Galleries,
+    place: tuple[str, str],
+    examined: Sequence[Subject | UnusableInput],
+    face_ids: Sequence[str | None],
+    once: Once | None,
+    code_of: Callable[[UnusableInput], str],
+) -> AddedFaces:
+    """Add what could be used of some photos to a person, in one durable step.
+
+    Args:
+        place: gallery and person.
+        examined: one entry a photo.
+        face_ids: the caller's id for each photo's face, or None.
+        code_of: the stable code that stands for an error in the answer.
+
+    Raises:
+        UnusableInput: no photo could be used; it is the first one's error, with all of them in ``details``.
+    """
+    rejected = [Rejection(i, e) for i, e in enumerate(examined) if isinstance(e, UnusableInput)]
+    used = [(i, s) for i, s in enumerate(examined) if isinstance(s, Subject)]
+    told = [{"image_index": r.image_index, "code": code_of(r.error), "message": r.error.message} for r in rejected]
+    if not used:
+        first = rejected[0].error
+        raise type(first)(f"None of {len(examined)} photos could be enrolled. {first.message}", {"rejected": told})
+    faces = [NewFace(s.embedded.embedding, face_ids[i], _facts(s)) for i, s in used]
+
+    def answer(records: Sequence[FaceRecord]) -> Answer:
+        enrolled = [
+            {"face_id": record.id, "image_index": i, **record.facts}
+            for record, (i, _) in zip(records, used, strict=True)
+        ]
+        return {"enrolled": enrolled, "rejected": told}
+
+    return galleries.enrol(*place, faces, once, answer)
+
+
+def decide(candidates: Sequence[Candidate], point: SearchPoint, only_above: bool) -> Identification:
+    """Identified, if the best candidate reaches the threshold; else unknown, an ordinary answer."""
+    above = tuple(c for c in candidates if c.similarity >= point.threshold)
+    return Identification(bool(above), above if only_above else tuple(candidates))
+
+
+def verify_enrolled(
+    engine: Engine,
+    galleries: Galleries,
+    place: tuple[str, str],
+    subject: Subject,
+    fmr: float | None,
+    threshold: float | None,
+) -> Comparison:
+    """Is the person in the photo the enrolled one? The most similar of that person's faces decides."""
+    point = engine.thresholds.choose(fmr, threshold)
+    templates = galleries.person_embeddings(*place)
+    if not len(templates):
+        raise PersonNotFound(f"Person {place[1]!r} has no enrolled face to verify against.")
+    best = max(range(len(templates)), key=lambda i: float(templates[i] @ subject.embedded.embedding))
+    return Comparison(cosine(templates[best], subject.embedded.embedding), point)
+
+
+def digest(*parts: object) -> str:
+    """sha256 over the content of a request, to tell a repetition from another use of the same idempotency key."""
+    total = hashlib.sha256()
+    for part in parts:
+        content = part if isinstance(part, bytes) else repr(part).encode()
+        total.update(len(content).to_bytes(8, "big") + content)
+    return total.hexdigest()
+
+
+def _facts(subject: Subject) -> Mapping[str, object]:
+    quality = {name: round(value, 4) for name, value in vars(subject.found.quality).items()}
+    return {"box": box_details(subject.found.face), "quality": quality}
