@@ -18,7 +18,7 @@ INSTALLED := $(VENV)/.installed-$(DEVICE)
 INSTALLED_DEV := $(VENV)/.installed-dev
 OTHER := $(if $(filter gpu,$(DEVICE)),cpu,gpu)
 
-.PHONY: help setup run test check format bench bench-detection accuracy lock clean
+.PHONY: help setup run test check format bench bench-detection bench-tilt bench-search accuracy lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -50,6 +50,13 @@ bench: $(INSTALLED_DEV) ## one verify by stage, against the bare networks
 bench-detection: $(INSTALLED_DEV) ## recall by face width (LFW=folder with images/)
 	@$(LIKENESS) pull open --data-dir $(DATA_DIR)
 	$(VENV)/bin/python -m tests.benchmarks.detection_sizes --data-dir $(DATA_DIR) --images $(LFW)/images
+
+bench-tilt: $(INSTALLED_DEV) ## what tilted heads do to embeddings (LFW=folder with images/)
+	@$(LIKENESS) pull open --data-dir $(DATA_DIR)
+	$(VENV)/bin/python -m tests.benchmarks.tilted_heads --data-dir $(DATA_DIR) --images $(LFW)/images
+
+bench-search: $(INSTALLED_DEV) ## exact search against FAISS Flat and the memory's bandwidth
+	$(VENV)/bin/python -m tests.benchmarks.search_speed --faces 10000 100000
 
 LFW ?= ../shared/data/lfw
 accuracy: $(INSTALLED) ## LFW through the recognizer (LFW=folder with images/ and pairs.txt), report in reports/lfw

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -144,6 +145,8 @@ def load_engine(settings: Settings) -> Engine:
     Raises:
         BundleError, DeviceError: see ``service.runtime``.
     """
+    # Photos are worked on side by side, a thread each; OpenCV's own threads would only get in their way.
+    cv2.setNumThreads(1)
     bundle = open_bundle(locate(settings.bundle, settings.data_dir))
     contract = bundle.card.contract
     runtime = RuntimeOptions(provider=settings.provider, threads=settings.threads)

@@ -52,6 +52,8 @@ class Thresholds:
         if fmr is not None and threshold is not None:
             raise InvalidRequest(f"Give fmr or threshold, not both (fmr={fmr:g}, threshold={threshold:g}).")
         if threshold is not None:
+            if not -1 <= threshold <= 1:
+                raise InvalidRequest(f"A threshold is a cosine, -1 to 1; {threshold:g} is none.")
             return self._at_threshold(threshold)
         return self._at_fmr(DEFAULT_FMR if fmr is None else fmr)
 

@@ -22,8 +22,8 @@ class Image:
     def level(self, k: int) -> NDArray[np.uint8]:
         """Level k of the image pyramid: each pixel the mean of 2^k × 2^k, uint8 (⌊H/2^k⌋, ⌊W/2^k⌋, 3).
 
-        Made when first asked for and kept; an odd last row or column falls away. Ends at the last level with
-        both sides at least 1.
+        Made when first asked for and kept; an odd last row or column falls away. Beyond the last level with a whole
+        pixel there is one black one. For use by one thread.
         """
         if k == 0:
             return self.pixels
