@@ -19,7 +19,7 @@ FROM ${BASE_IMAGE}
 COPY --from=build /opt/likeness /opt/likeness
 RUN useradd --system --uid 10001 --create-home likeness && install -d -o likeness /data
 ENV PATH=/opt/likeness/bin:$PATH LIKENESS_DATA_DIR=/data LIKENESS_HOST=0.0.0.0 PYTHONUNBUFFERED=1
-USER likeness
+USER 10001
 WORKDIR /data
 VOLUME /data
 EXPOSE 8000
