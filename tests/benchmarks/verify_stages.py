@@ -79,11 +79,16 @@ def measure(engine: Engine, settings: Settings, rounds: int) -> list[dict[str, f
         seconds = {"whole": clock(ask)[0]}
         seconds["bare"] = clock(lambda: list(cores.map(replay, recorded)))[0]
         seconds["bare_in_turn"] = clock(lambda: [replay(calls) for calls in recorded])[0]
-        seconds["decode"], images = clock(lambda: list(cores.map(recognizer.decode, photos)))
-        seconds["detect"], found = clock(lambda: list(cores.map(recognizer.detect, images)))
-        faces = [listed[0] for listed in found]
-        seconds["align"], crops = clock(lambda: list(cores.map(recognizer.crop, images, faces)))
-        seconds["embed"] = clock(lambda: list(cores.map(recognizer.embed_crops, [[crop] for crop in crops])))[0]
+        # The answer waits for the slower photo.
+        slower = max(cores.map(stages, photos), key=lambda taken: sum(taken.values()))
+        return seconds | slower
+
+    def stages(photo: bytes) -> dict[str, float]:
+        seconds: dict[str, float] = {}
+        seconds["decode"], image = clock(lambda: recognizer.decode(photo))
+        seconds["detect"], faces = clock(lambda: recognizer.detect(image))
+        seconds["align"], crop = clock(lambda: recognizer.crop(image, faces[0]))
+        seconds["embed"] = clock(lambda: recognizer.embed_crops([crop]))[0]
         return seconds
 
     with serving(create_app(engine, settings)) as url, cores:
