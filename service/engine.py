@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from service.decision.thresholds import OperatingPoint, Thresholds
 from service.errors import InvalidRequest, ModelMismatch
-from service.recognition.quality import Quality
+from service.recognition.quality import Quality, measure
 from service.recognition.recognizer import RecognitionOptions, Recognizer
 from service.recognition.select import FacePolicy, OneFacePolicy, select_faces
 from service.recognition.types import EmbeddedFace, Face, Image
@@ -70,19 +70,19 @@ class Engine:
     def detect(self, content: bytes) -> tuple[Image, list[FoundFace]]:
         """All faces of an encoded photo, largest first."""
         image = self.recognizer.decode(content)
-        return image, [self._found(image, face) for face in self.recognizer.detect(image)]
+        return image, [FoundFace(f, self.recognizer.quality(image, f)) for f in self.recognizer.detect(image)]
 
     def embed(self, content: bytes, policy: FacePolicy) -> tuple[Image, list[tuple[FoundFace, EmbeddedFace]]]:
         """Embeddings of the faces that ``policy`` chooses."""
         image, faces, _ = self._faces(content, policy, "image")
         embedded = self.recognizer.embed([(image, face) for face in faces])
-        return image, [(self._found(image, e.face), e) for e in embedded]
+        return image, [(_measured(e), e) for e in embedded]
 
     def subject(self, content: bytes, policy: OneFacePolicy, name: str) -> Subject:
         """The one person that an encoded photo is about; ``name`` stands for the photo in error messages."""
         image, [face], faces_found = self._faces(content, policy, name)
         [embedded] = self.recognizer.embed([(image, face)])
-        return Subject(self._found(image, face), embedded, faces_found)
+        return Subject(_measured(embedded), embedded, faces_found)
 
     def compare(self, a: Sequence[float], b: Sequence[float], contract: str, point: OperatingPoint) -> Comparison:
         """Two embeddings made earlier.
@@ -125,8 +125,9 @@ class Engine:
         faces = self.recognizer.detect(image)
         return image, select_faces(faces, policy, self.recognizer.options.min_face_size, what), len(faces)
 
-    def _found(self, image: Image, face: Face) -> FoundFace:
-        return FoundFace(face, self.recognizer.quality(image, face))
+
+def _measured(embedded: EmbeddedFace) -> FoundFace:
+    return FoundFace(embedded.face, measure(embedded.face, embedded.crop))
 
 
 def compare_subjects(a: Subject, b: Subject, point: OperatingPoint) -> Comparison:

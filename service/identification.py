@@ -109,5 +109,4 @@ def digest(*parts: object) -> str:
 
 
 def _facts(subject: Subject) -> Mapping[str, object]:
-    quality = {name: round(value, 4) for name, value in vars(subject.found.quality).items()}
-    return {"box": box_details(subject.found.face), "quality": quality}
+    return {"box": box_details(subject.found.face), "quality": subject.found.quality.details()}

@@ -17,11 +17,11 @@ from pydantic import (
 )
 
 from service.api.bodies import Photo, RequestBody
-from service.api.schemas import Box, Fmr, OneFacePolicyField, RawThreshold
+from service.api.schemas import Box, Fmr, RawThreshold
 from service.decision.searches import SearchPoint
 from service.gallery.gallery import Candidate
 from service.gallery.records import FaceRecord, GalleryRecord, PersonRecord
-from service.recognition.select import FacePolicy
+from service.recognition.select import FacePolicy, OneFacePolicy
 
 Text = Annotated[str, Field(max_length=1000)]
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,128}$")]
@@ -71,7 +71,7 @@ class EnrolRequest(RequestBody):
     repeated: ClassVar[frozenset[str]] = frozenset({"images", "face_ids"})
 
     images: Annotated[list[Photo], Field(min_length=1, max_length=MOST_PHOTOS)] | None = None
-    faces: OneFacePolicyField = "single"
+    faces: OneFacePolicy = "single"
     face_ids: Annotated[list[Id], Field(max_length=MOST_PHOTOS)] | None = None
     embeddings: Annotated[list[TemplateIn], Field(min_length=1, max_length=1000)] | None = None
     embedding_contract: Annotated[str, Field(max_length=256)] | None = None
@@ -115,7 +115,7 @@ class SearchRequest(_Searched):
 
 class VerifyPersonRequest(RequestBody):
     image: Photo
-    faces: OneFacePolicyField = "single"
+    faces: OneFacePolicy = "single"
     fmr: Fmr | None = None
     threshold: RawThreshold | None = None
 

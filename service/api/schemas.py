@@ -13,7 +13,6 @@ from service.recognition.select import FacePolicy, OneFacePolicy, box_details
 from service.recognition.types import EmbeddedFace
 
 Fmr = Annotated[float, Field(gt=0, lt=1, description="false match rate; the threshold follows from the calibration")]
-OneFacePolicyField = OneFacePolicy
 RawThreshold = Annotated[float, Field(ge=-1, le=1, description="raw cosine; at most one of fmr and threshold")]
 
 
@@ -100,7 +99,7 @@ def _face_fields(found: FoundFace) -> dict[str, Any]:
         "box": box_details(face),
         "landmarks": [(float(x), float(y)) for x, y in np.round(face.landmarks.astype(np.float64), 2)],
         "detection_score": round(face.score, 4),
-        "quality": {name: round(value, 4) for name, value in vars(found.quality).items()},
+        "quality": found.quality.details(),
     }
 
 

@@ -169,4 +169,6 @@ class Galleries:
                 {"embedding_contract": record.embedding_contract},
             )
         with self._opening:
-            return record, self._open.setdefault(record.key, _Open(self._dimension))
+            if record.key not in self._open:
+                self._open[record.key] = _Open(self._dimension)
+            return record, self._open[record.key]

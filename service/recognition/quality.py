@@ -28,6 +28,10 @@ class Quality:
     brightness: float
     sharpness: float
 
+    def details(self) -> dict[str, float]:
+        """The measures by name as they stand in answers, to four digits."""
+        return {name: round(value, 4) for name, value in vars(self).items()}
+
 
 def measure(face: Face, crop: NDArray[np.uint8]) -> Quality:
     """Measure one face on its aligned crop, uint8 (112, 112, 3) RGB."""

@@ -92,8 +92,9 @@ class Recognizer:
         """Embed faces, also of several photos, in as few calls of the network as possible."""
         if not faces:
             return []
-        embeddings, norms = self.embed_crops([self.crop(image, face) for image, face in faces])
+        crops = [self.crop(image, face) for image, face in faces]
+        embeddings, norms = self.embed_crops(crops)
         return [
-            EmbeddedFace(face, embedding, float(norm))
-            for (_, face), embedding, norm in zip(faces, embeddings, norms, strict=True)
+            EmbeddedFace(face, crop, embedding, float(norm))
+            for (_, face), crop, embedding, norm in zip(faces, crops, embeddings, norms, strict=True)
         ]

@@ -82,11 +82,13 @@ class EmbeddedFace:
 
     Attributes:
         face: where it was found.
+        crop: the aligned face that was embedded, uint8 (112, 112, 3) RGB.
         embedding: float32 (d,), unit length.
         feature_norm: length before normalisation; low for poor images.
     """
 
     face: Face
+    crop: NDArray[np.uint8]
     embedding: NDArray[np.float32]
     feature_norm: float
 
