@@ -5,12 +5,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from service.cli.options import settings_of
 from service.engine import Engine, load_engine
 from service.evaluation.lfw import EmbeddedFace, EmbeddedPhoto, EmbedPhoto, evaluate_lfw
 from service.evaluation.report import prepare_folder, summary, write_report
 from service.recognition import types as recognition
 from service.runtime.networks import available_cores
-from service.settings import read_settings
 
 
 def add_command(commands: Any, local: argparse.ArgumentParser) -> None:
@@ -27,7 +27,7 @@ def add_command(commands: Any, local: argparse.ArgumentParser) -> None:
 
 def run_lfw(args: argparse.Namespace) -> int:
     """Measure, write the report, print its summary."""
-    settings = read_settings(data_dir=args.data_dir, bundle=args.bundle, provider=args.provider, threads=args.threads)
+    settings = settings_of(args)
     engine = load_engine(settings)
     prepare_folder(args.out)
     result = evaluate_lfw(photo_embedder(engine), args.images, args.pairs, args.workers)

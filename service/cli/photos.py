@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 
 from service.api.schemas import FaceOut, VerifyAnswer
+from service.cli.options import settings_of
 from service.engine import Engine, FoundFace, compare_subjects, load_engine
 from service.errors import InvalidImage, InvalidRequest
 from service.recognition.types import Image
-from service.settings import read_settings
 
 
 def add_commands(commands: Any, local: argparse.ArgumentParser) -> None:
@@ -84,7 +84,7 @@ def draw(image: Image, faces: list[FoundFace]) -> np.ndarray[Any, np.dtype[np.ui
 
 
 def _engine(args: argparse.Namespace) -> Engine:
-    settings = read_settings(data_dir=args.data_dir, bundle=args.bundle, provider=args.provider, threads=args.threads)
+    settings = settings_of(args)
     return load_engine(settings)
 
 

@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import Any
 
-from service.settings import read_settings
+from service.cli.options import settings_of
 
 
 def add_command(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -20,7 +20,7 @@ def run(args: argparse.Namespace) -> int:
     # Adopting needs onnx and insightface, which no other command and never the service loads.
     from export.pull import pull
 
-    settings = read_settings(data_dir=args.data_dir, bundle=args.bundle)
+    settings = settings_of(args)
     pulled = pull(settings.bundle, settings.data_dir, force=args.force)
     card = pulled.card
     if args.json:

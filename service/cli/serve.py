@@ -8,10 +8,11 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.api.app import create_app
+from service.cli.options import settings_of
 from service.engine import load_engine
 from service.gallery.gallery import Galleries
 from service.gallery.store import Store
-from service.settings import Settings, read_settings
+from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -26,14 +27,7 @@ def add_command(commands: Any, local: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Load the bundle, then listen until a signal."""
-    settings = read_settings(
-        data_dir=args.data_dir,
-        bundle=args.bundle,
-        provider=args.provider,
-        threads=args.threads,
-        host=args.host,
-        port=args.port,
-    )
+    settings = settings_of(args)
     engine = load_engine(settings)
     card = engine.card
     log.info(
