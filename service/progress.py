@@ -11,7 +11,7 @@ T = TypeVar("T")
 PLAIN_INTERVAL_S = 5.0
 
 
-def bar(total: int | None, what: str, unit: str = "it", unit_scale: bool = False) -> "tqdm[Any]":
+def bar(total: int | None, what: str, unit: str = "it", unit_scale: bool = False, silent: bool = False) -> "tqdm[Any]":
     """A tqdm bar for manual ``update`` calls; without a terminal it prints plain lines instead of redrawing."""
     terminal = sys.stderr.isatty()
     return tqdm(
@@ -25,6 +25,7 @@ def bar(total: int | None, what: str, unit: str = "it", unit_scale: bool = False
         # A bar redraws its line with a carriage return; a log wants whole lines.
         file=sys.stderr if terminal else _Lines(),
         ascii=not terminal,
+        disable=silent,
     )
 
 

@@ -1,5 +1,6 @@
 """What routes may use of the application: typed, and put there by ``service.api.app`` alone."""
 
+from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -29,6 +30,21 @@ def _store_workers(request: Request) -> Workers:
     return workers
 
 
+@dataclass(frozen=True)
+class Everything:
+    """For the routes that need all of it."""
+
+    engine: Engine
+    galleries: Galleries
+    workers: Workers
+    store_workers: Workers
+
+
+def _everything(request: Request) -> Everything:
+    return Everything(_engine(request), _galleries(request), _workers(request), _store_workers(request))
+
+
+EverythingDep = Annotated[Everything, Depends(_everything)]
 EngineDep = Annotated[Engine, Depends(_engine)]
 GalleriesDep = Annotated[Galleries, Depends(_galleries)]
 # For decoding and networks: one thread a core.

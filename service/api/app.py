@@ -1,15 +1,18 @@
 """The composition root of the HTTP service."""
 
-from collections.abc import AsyncIterator
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import anyio
 import anyio.to_thread
 from fastapi import FastAPI
 
 from service import __version__
 from service.api import errors
 from service.api.context import RequestContext
-from service.api.routes import faces, health, photos
+from service.api.routes import bulk, faces, health, photos
 from service.api.routes import galleries as gallery_routes
 from service.engine import Engine
 from service.gallery.gallery import Galleries
@@ -20,21 +23,44 @@ from service.settings import Settings
 # Requests to the store mostly wait for the disk, so there may be more of them than cores.
 STORE_THREADS = 8
 
+log = logging.getLogger(__name__)
 
-def create_app(engine: Engine, settings: Settings, galleries: Galleries | None = None) -> FastAPI:
-    """The application around a loaded engine. Ready once its networks are warm and its galleries in memory.
 
-    Without ``galleries`` only the stateless calls are there.
+def create_app(
+    engine: Engine,
+    settings: Settings,
+    galleries: Galleries | None = None,
+    failed: Callable[[Exception], None] | None = None,
+) -> FastAPI:
+    """The application around a loaded engine. It answers at once, and is ready when its networks are warm and its
+    galleries in memory.
+
+    Args:
+        galleries: without them only the stateless calls are there.
+        failed: called if it cannot become ready.
     """
+
+    async def get_ready(app: FastAPI) -> None:
+        try:
+            await anyio.to_thread.run_sync(engine.warm_up)
+            if galleries is not None:
+                start = time.perf_counter()
+                faces = await anyio.to_thread.run_sync(galleries.load, abandon_on_cancel=True)
+                log.info("%d enrolled faces in memory after %.1f s", faces, time.perf_counter() - start)
+        except Exception as error:
+            log.exception("The service cannot start.")
+            if failed is not None:
+                failed(error)
+        else:
+            app.state.ready = True
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await anyio.to_thread.run_sync(engine.warm_up)
-        if galleries is not None:
-            await anyio.to_thread.run_sync(galleries.load)
-        app.state.ready = True
-        yield
-        app.state.ready = False
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(get_ready, app)
+            yield
+            app.state.ready = False
+            tasks.cancel_scope.cancel()
 
     app = FastAPI(
         title="Likeness",
@@ -58,4 +84,5 @@ def create_app(engine: Engine, settings: Settings, galleries: Galleries | None =
     if galleries is not None:
         app.include_router(gallery_routes.router)
         app.include_router(faces.router)
+        app.include_router(bulk.router)
     return app

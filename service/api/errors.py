@@ -6,6 +6,7 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
@@ -32,6 +33,7 @@ STATUS_AND_CODE: Mapping[type[errors.LikenessError], tuple[int, str]] = {
     errors.FaceNotFound: (422, "face_not_found"),
     errors.MultipleFaces: (422, "multiple_faces"),
     errors.FaceTooSmall: (422, "face_too_small"),
+    errors.UnusableInput: (422, "invalid_request"),
     errors.InvalidRequest: (422, "invalid_request"),
     errors.Overloaded: (429, "overloaded"),
     errors.InsufficientStorage: (507, "insufficient_storage"),
@@ -44,6 +46,7 @@ def install(app: FastAPI) -> None:
     """Answer every expected error of ``app`` in the common shape."""
     app.add_exception_handler(errors.LikenessError, _on_domain_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(RequestValidationError, _on_bad_parameter)
 
 
 def error_response(
@@ -79,3 +82,12 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
     response = error_response(request.state.request_id, error.status_code, "invalid_request", message)
     response.headers.update(error.headers or {})
     return response
+
+
+async def _on_bad_parameter(request: Request, error: Exception) -> JSONResponse:
+    """A query parameter or header of the wrong type or range; bodies have their own reader."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    place, *name = first["loc"]
+    message = f"The {place} parameter {'.'.join(map(str, name))!r}: {first['msg']} (got {first.get('input')!r})."
+    return error_response(request.state.request_id, 422, "invalid_request", message)

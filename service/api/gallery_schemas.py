@@ -37,7 +37,13 @@ def _from_text(value: object) -> object:
     return json.loads(value) if isinstance(value, str) else value
 
 
+def _time(value: object) -> object:
+    """JSON has no dates but text."""
+    return datetime.fromisoformat(value) if isinstance(value, str) else value
+
+
 Filter = Annotated[Metadata, BeforeValidator(_from_text)]
+Time = Annotated[AwareDatetime, BeforeValidator(_time)] | None
 Vector = Annotated[list[float], Field(min_length=1, max_length=8192)]
 
 
@@ -49,7 +55,7 @@ class GalleryPut(RequestBody):
 class PersonPut(RequestBody):
     name: Text | None = None
     metadata: Metadata = Field(default_factory=dict)
-    expires_at: Annotated[AwareDatetime | None, Field(strict=False)] = None
+    expires_at: Time = None
 
 
 class PersonPatch(RequestBody):
@@ -57,7 +63,7 @@ class PersonPatch(RequestBody):
 
     name: Text | None = None
     metadata: Metadata = Field(default_factory=dict)
-    expires_at: Annotated[AwareDatetime | None, Field(strict=False)] = None
+    expires_at: Time = None
 
 
 class TemplateIn(RequestBody):

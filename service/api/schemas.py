@@ -190,6 +190,13 @@ class Limits(BaseModel):
     media_types: list[str]
 
 
+class SearchOut(BaseModel):
+    """``exact``: every search gives the same candidates as comparing the probe with every enrolled face."""
+
+    mode: Literal["exact"]
+    device: str
+
+
 class InfoAnswer(BaseModel):
     version: str
     bundle: BundleOut
@@ -199,6 +206,7 @@ class InfoAnswer(BaseModel):
     operating_points: list[OperatingPointOut]
     limits: Limits
     gallery_backend: str | None
+    search: SearchOut | None
 
 
 class ErrorBody(BaseModel):

@@ -1,7 +1,7 @@
 """The ``likeness`` command: its arguments, its exit codes. Each sub-command's work is in a module of its own.
 
-Exit codes: 0 done (for ``verify``: a match), 1 no match, 2 wrong use, 3 unusable input, 4 the service or a bundle is
-not available.
+Exit codes: 0 done (for ``verify`` a match, for ``search`` somebody identified), 1 no match or nobody, 2 wrong use,
+3 unusable input (for ``enrol``: no photo at all could be), 4 the service or a bundle is not available.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from service import __version__
 from service.api.errors import status_and_code
-from service.cli import evaluate, photos, pull, serve
+from service.cli import client, enrol, evaluate, galleries, photos, pull, serve
 from service.errors import InvalidRequest, LikenessError, Unavailable
 
 EXIT_DONE, EXIT_NO_MATCH, EXIT_WRONG_USE, EXIT_UNUSABLE, EXIT_UNAVAILABLE = range(5)
@@ -39,8 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """All commands and their arguments."""
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    output = argparse.ArgumentParser(add_help=False)
+    output.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    remote = argparse.ArgumentParser(add_help=False, parents=[output])
+    client.add_arguments(remote)
+    common = argparse.ArgumentParser(add_help=False, parents=[output])
     common.add_argument("--data-dir", type=Path, help="where bundles live (default: data)")
     local = argparse.ArgumentParser(add_help=False, parents=[common])
     local.add_argument("--bundle", help="name or folder of the bundle (default: open)")
@@ -54,6 +57,8 @@ def parser() -> argparse.ArgumentParser:
     serve.add_command(commands, local)
     photos.add_commands(commands, local)
     evaluate.add_command(commands, local)
+    enrol.add_command(commands, remote)
+    galleries.add_commands(commands, remote)
     return top
 
 

@@ -36,7 +36,7 @@ def run_verify(args: argparse.Namespace) -> int:
     """0 for a match, 1 for none."""
     engine = _engine(args)
     point = engine.thresholds.choose(args.fmr, args.threshold)
-    a, b = (engine.subject(_read(path), args.faces, str(path)) for path in (args.a, args.b))
+    a, b = (engine.subject(read_photo(path), args.faces, str(path)) for path in (args.a, args.b))
     comparison = compare_subjects(a, b, point)
     if args.json:
         print(VerifyAnswer.verified(comparison, a, b).model_dump_json())
@@ -49,7 +49,7 @@ def run_verify(args: argparse.Namespace) -> int:
 
 def run_detect(args: argparse.Namespace) -> int:
     """List the faces, largest first; draw them if asked."""
-    image, faces = _engine(args).detect(_read(args.photo))
+    image, faces = _engine(args).detect(read_photo(args.photo))
     if args.draw:
         _write(args.draw, draw(image, faces))
     if args.json:
@@ -88,7 +88,8 @@ def _engine(args: argparse.Namespace) -> Engine:
     return load_engine(settings)
 
 
-def _read(path: Path) -> bytes:
+def read_photo(path: Path) -> bytes:
+    """The bytes of an encoded photo. Raises InvalidImage."""
     try:
         return path.read_bytes()
     except OSError as error:

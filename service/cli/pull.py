@@ -11,6 +11,13 @@ def add_command(commands: Any, common: argparse.ArgumentParser) -> None:
     """Register the sub-command."""
     command = commands.add_parser("pull", parents=[common], help="obtain a bundle of networks")
     command.add_argument("bundle", nargs="?", help="name in the catalogue (default: open)")
+    command.add_argument(
+        "--accept-license",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="accept a licence that does not permit commercial use; without it the message says which, and its terms",
+    )
     command.add_argument("--force", action="store_true", help="adopt again even if a sound bundle is there")
     command.set_defaults(run=run)
 
@@ -21,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     from export.pull import pull
 
     settings = settings_of(args)
-    pulled = pull(settings.bundle, settings.data_dir, force=args.force)
+    pulled = pull(settings.bundle, settings.data_dir, args.force, args.accept_license)
     card = pulled.card
     if args.json:
         print(json.dumps({"path": str(pulled.path), "fresh": pulled.fresh, "card": card.model_dump(mode="json")}))

@@ -2,15 +2,18 @@
 
 import argparse
 import logging
+import signal
+import sys
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
 
 from service.api.app import create_app
 from service.cli.options import settings_of
-from service.engine import load_engine
+from service.engine import Engine, load_engine
+from service.errors import Unavailable
 from service.gallery.gallery import Galleries
+from service.gallery.index import search_device
 from service.gallery.store import Store
 from service.settings import Settings
 
@@ -41,21 +44,41 @@ def run(args: argparse.Namespace) -> int:
         log.warning("The weights of bundle %s are not licensed for commercial use.", card.name)
     if settings.host not in ("127.0.0.1", "::1", "localhost"):
         log.warning("Listening on %s without authentication: keep it behind something that has it.", settings.host)
+    # uvicorn drains and then sends itself the signal again: this ends the process, but not before the store is closed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     store = Store.open(settings.data_dir / "gallery" / "gallery.db")
-    galleries = Galleries(store, card.embedding_contract, card.contract.dimension)
     try:
-        _listen(create_app(engine, settings, galleries), settings)
+        device = search_device(settings.provider)
+        _listen(engine, settings, Galleries(store, card.embedding_contract, card.contract.dimension, device))
     finally:
         store.close()
     return 0
 
 
-def _listen(app: FastAPI, settings: Settings) -> None:
-    uvicorn.run(
-        app,
+def _listen(engine: Engine, settings: Settings, galleries: Galleries) -> None:
+    failures: list[Exception] = []
+
+    def stop(error: Exception) -> None:
+        failures.append(error)
+        server.should_exit = True
+
+    config = uvicorn.Config(
+        create_app(engine, settings, galleries, failed=stop),
         host=settings.host,
         port=settings.port,
         log_level="info",
         server_header=False,
         timeout_graceful_shutdown=30,
     )
+    server = uvicorn.Server(config)
+    try:
+        server.run()
+    except KeyboardInterrupt:
+        pass
+    except SystemExit as error:
+        if error.code == 0:
+            raise
+        # uvicorn has logged why.
+        raise Unavailable(f"Cannot listen on {settings.host}, port {settings.port}. Choose another.") from error
+    if failures:
+        raise failures[0]

@@ -7,7 +7,7 @@ FPIR = 1 − (1 − FMR)^N if they were independent (ISO/IEC 19795-1).
 import math
 from dataclasses import dataclass
 
-from service.decision.thresholds import Thresholds
+from service.decision.thresholds import UNCALIBRATED, Thresholds
 from service.errors import InvalidRequest, UnsupportedErrorRate
 
 DEFAULT_FPIR = 0.01
@@ -81,6 +81,6 @@ def fpir_of(fmr: float | None, persons: int) -> float | None:
 def _default(thresholds: Thresholds, persons: int) -> SearchPoint:
     smallest, largest = thresholds.smallest_fmr, thresholds.largest_fmr
     if smallest is None or largest is None:
-        raise InvalidRequest("This bundle has no calibration, so no error rate is known; give a raw threshold.")
+        raise InvalidRequest(UNCALIBRATED)
     point = thresholds.choose(min(max(fmr_for(DEFAULT_FPIR, persons), smallest), largest))
     return SearchPoint(point.threshold, point.fmr, fpir_of(point.fmr, persons), point.calibration_id)

@@ -13,6 +13,10 @@ from service.runtime.card import Calibration
 
 DEFAULT_FMR = 1e-4
 LISTED_FMRS = (1e-3, 1e-4, 1e-5, 1e-6)
+UNCALIBRATED = (
+    "This bundle has no calibration, so no error rate is known: give a raw threshold, or measure the bundle with "
+    "`likeness evaluate lfw` and export it again with --calibration."
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ class Thresholds:
 
     def _at_fmr(self, fmr: float) -> OperatingPoint:
         if self._calibration is None:
-            raise InvalidRequest("This bundle has no calibration, so no error rate is known; give a raw threshold.")
+            raise InvalidRequest(UNCALIBRATED)
         largest, smallest = self._calibration.points[0].fmr, self._calibration.points[-1].fmr
         if not smallest <= fmr <= largest:
             raise UnsupportedErrorRate(

@@ -1,1 +1,1 @@
-"""Published verification protocols, run through the same recognizer that serves."""
+"""Published protocols of verification and identification, run through the same recognizer that serves."""

@@ -1,42 +1,49 @@
-"""The two figures of an evaluation, as PNG bytes of 900 × 650 pixels.
+"""The figures of verification: ROC, DET and the angles between embeddings, as PNG bytes."""
 
-matplotlib is imported by the functions, since only evaluations need it and it takes a second to load. pyplot
-is left out: its global state is not safe among threads.
-"""
-
-import io
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.evaluation.metrics import Scores, equal_error_rate, roc
+from service.evaluation.bootstrap import TarAtFar
+from service.evaluation.canvas import BLUE, GREY, VERMILION, canvas, png, tick
+from service.evaluation.comparisons import Comparisons
+from service.evaluation.metrics import equal_error_rate, roc
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-SIZE_INCHES = (6.0, 4.3334)
-DPI = 150
-LOWEST_FAR = 1e-4
+LOWEST_FAR = 5e-7
+POINTS = 2000
 BINS = 70
+DET_TICKS = (0.0001, 0.001, 0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 60.0, 80.0, 95.0, 99.0)  # per cent
 
-# Okabe and Ito's palette, told apart with every common kind of colour blindness.
-BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#555555"
+_normal_deviate = np.vectorize(NormalDist().inv_cdf, otypes=[np.float64])
 
 
-def roc_figure(genuine: Scores, impostor: Scores, title: str) -> bytes:
+def roc_figure(comparisons: Comparisons, measured: Sequence[TarAtFar], title: str) -> bytes:
     """The ROC of ISO/IEC 19795-1: true accept rate against false accept rate, the latter on a log axis.
 
     Args:
-        genuine: (g,) scores, ``-inf`` where a pair could not be compared.
-        impostor: (i,) the same.
+        measured: rates whose intervals are drawn.
         title: one line that says what was measured.
     """
-    figure, axes = _canvas(title)
-    far, tar = _steps(genuine, impostor)
-    eer = equal_error_rate(genuine, impostor)
+    figure, axes = canvas(title)
+    far, tar = _steps(comparisons)
+    eer = _eer(comparisons)
     axes.step(far, tar, where="post", color=BLUE, linewidth=1.8, label="ROC")
+    shown = [point for point in measured if point.far >= far[0]]
+    if shown:
+        tars, lows, highs = np.array([(point.tar, point.low, point.high) for point in shown]).T
+        axes.errorbar(
+            [point.far for point in shown],
+            tars,
+            # A percentile of the samples may lie on the wrong side by rounding.
+            yerr=np.maximum([tars - lows, highs - tars], 0),
+            fmt="none",
+            ecolor=BLUE,
+            elinewidth=1.2,
+            capsize=4,
+            label="95 % interval, bootstrap over persons",
+        )
     visible = eer >= far[0]
     label = f"EER {100 * eer:.2f} %" + ("" if visible else ", left of this axis")
     axes.plot([eer] if visible else [], [1 - eer] if visible else [], "o", color=VERMILION, label=label)
@@ -45,68 +52,103 @@ def roc_figure(genuine: Scores, impostor: Scores, title: str) -> bytes:
     axes.set_xscale("log")
     axes.set_xlim(far[0], 1)
     # A good system lives in the topmost few percent; the axis begins where the curve does.
-    low = min(float(tar[0]), 1 - eer)
+    low = min([float(tar[0]), 1 - eer, *(point.low for point in shown)])
     axes.set_ylim(max(0.0, low - 0.15 * (1 - low) - 0.002), 1 + 0.03 * (1 - low) + 0.0005)
     axes.set_xlabel("False accept rate (FAR)")
     axes.set_ylabel("True accept rate (TAR)")
     axes.legend(loc="lower right", frameon=False)
-    return _png(figure)
+    return png(figure)
 
 
-def score_histogram(genuine: Scores, impostor: Scores, threshold: float, title: str) -> bytes:
-    """Densities of the genuine and the impostor scores, with the threshold that decides between them.
+def det_figure(comparisons: Comparisons, title: str) -> bytes:
+    """The detection error trade-off: false reject rate against false accept rate, on axes of normal deviates.
+
+    Scores of two normal distributions of one width give a straight line of slope −1. Source: Martin, Doddington, Kamm,
+    Ordowski, Przybocki, "The DET Curve in Assessment of Detection Task Performance", Eurospeech 1997.
+    """
+    figure, axes = canvas(title)
+    far, tar = _steps(comparisons)
+    frr, eer = 1 - tar, _eer(comparisons)
+    left, right = float(far[0]), 0.5
+    # Half of the smallest rate there is, so that the last step is seen; below it is the rate of 0, infinitely far down.
+    bottom = min(0.1, float(frr.min(initial=0.2, where=(frr > 0) & (far <= right))) / 2)
+    top = min(max(4 * float(frr[0]), 4 * eer, 10 * bottom), 0.999)
+    inside = far <= right
+    y = _normal_deviate(np.clip(frr[inside], bottom / 10, 0.9999))
+    axes.step(_normal_deviate(far[inside]), y, where="post", color=BLUE, linewidth=1.8, label="DET")
+    visible = max(left, bottom) <= eer <= right
+    label = f"EER {100 * eer:.2f} %" + ("" if visible else ", outside")
+    axes.plot(*(_normal_deviate([[eer], [eer]]) if visible else ([], [])), "o", color=VERMILION, label=label)
+    ends = _normal_deviate([min(left, bottom), 0.999])
+    axes.plot(ends, ends, "--", color=GREY, linewidth=0.9, label="FAR = FRR")
+    axes.set_xlim(_normal_deviate([left, right]))
+    axes.set_ylim(_normal_deviate([bottom, top]))
+    for axis, low, high in ((axes.xaxis, left, right), (axes.yaxis, bottom, top)):
+        ticks = [value for value in DET_TICKS if 100 * low <= value <= 100 * high]
+        tick(axis, _normal_deviate(np.array(ticks) / 100).tolist(), ticks)
+    axes.set_xlabel("False accept rate, FAR (%), normal deviate scale")
+    axes.set_ylabel("False reject rate, FRR = 1 − TAR (%)")
+    axes.legend(loc="upper right", frameon=False)
+    return png(figure)
+
+
+def angle_figure(comparisons: Comparisons, threshold: float | None, title: str) -> bytes:
+    """Densities of the angles between the two embeddings of genuine and of impostor pairs, in degrees.
+
+    Pairs that could not be compared are left out. The upper axis has the cosines, which are the scores.
 
     Args:
-        genuine: (g,) scores; those that are not finite are left out.
-        impostor: (i,) the same.
-        threshold: a score at or above it is a match.
-        title: one line that says what was measured.
+        threshold: a cosine; a score at or above it is a match. None for no line.
     """
-    figure, axes = _canvas(title)
-    genuine, impostor = genuine[np.isfinite(genuine)], impostor[np.isfinite(impostor)]
-    edges = np.histogram_bin_edges(np.concatenate([genuine, impostor]), BINS)
-    for scores, label, colour, line in (
-        (impostor, "impostor", VERMILION, "--"),
-        (genuine, "genuine", BLUE, "-"),
-    ):
-        if scores.size:
-            density = np.histogram(scores, edges, density=True)[0]
+    figure, axes = canvas(title)
+    parts = [
+        ("impostor", comparisons.impostor, comparisons.stand_for, VERMILION, "--"),
+        ("genuine", comparisons.genuine, np.ones_like(comparisons.genuine), BLUE, "-"),
+    ]
+    angles = {kind: _degrees(scores[np.isfinite(scores)]) for kind, scores, *_ in parts}
+    edges = np.histogram_bin_edges(np.concatenate(list(angles.values())), BINS)
+    for kind, scores, stand_for, colour, line in parts:
+        if angles[kind].size:
+            weights = stand_for[np.isfinite(scores)]
+            density = np.histogram(angles[kind], edges, weights=weights, density=True)[0]
             axes.stairs(density, edges, fill=True, color=colour, alpha=0.25)
-            legend = f"{label} (n = {scores.size:,})"
+            legend = f"{kind} (n = {round(weights.sum()):,})"
             axes.stairs(density, edges, color=colour, linewidth=1.6, linestyle=line, label=legend)
-    axes.axvline(threshold, color="black", linewidth=1.2, linestyle=":", label=f"threshold {threshold:.3f}")
-    axes.set_xlabel("Similarity score (cosine)")
-    axes.set_ylabel("Probability density")
-    figure.legend(loc="outside lower center", frameon=False, ncols=3)
-    return _png(figure)
+    if threshold is not None:
+        angle = float(_degrees(np.array(threshold)))
+        axes.axvline(angle, color="black", linewidth=1.2, linestyle=":", label=f"threshold {angle:.1f}°")
+    axes.set_xlabel("Angle between the embeddings (degrees)")
+    axes.set_ylabel("Probability density (per degree)")
+    axes.set_xlim(edges[0], edges[-1])
+    upper = axes.twiny()
+    upper.set_xlim(axes.get_xlim())
+    upper.spines["right"].set_visible(False)
+    cosines = [cosine for cosine in np.linspace(-1, 1, 11).round(1) if edges[0] <= _degrees(cosine) <= edges[-1]]
+    tick(upper.xaxis, _degrees(np.array(cosines)).tolist(), cosines)
+    upper.set_xlabel("Similarity score (cosine)")
+    figure.legend(loc="outside lower center", frameon=False, ncols=3, fontsize=9, columnspacing=1.2)
+    return png(figure)
 
 
-def _steps(genuine: Scores, impostor: Scores) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(k,) rising FAR from the smallest drawn to 1, and the highest TAR that each permits."""
-    curve = roc(genuine, impostor)
-    first = min(max(LOWEST_FAR, 1 / impostor.size), 0.1)  # a decade at least, or there is no axis
-    inside = curve.fmr > first
-    within = curve.tmr[~inside]
-    far = np.concatenate([[first], curve.fmr[inside], [1.0]])
-    tar = np.concatenate([within[-1:] if within.size else [0.0], curve.tmr[inside], [curve.tmr[-1]]])
+def _degrees(cosines: NDArray[np.float64]) -> NDArray[np.float64]:
+    angles: NDArray[np.float64] = np.degrees(np.arccos(np.clip(cosines, -1, 1)))
+    return angles
+
+
+def _eer(comparisons: Comparisons) -> float:
+    return equal_error_rate(comparisons.genuine, comparisons.impostor, comparisons.stand_for)
+
+
+def _steps(comparisons: Comparisons) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(k,) rising FAR from the smallest drawn to 1, and the highest TAR that each permits; steps too fine to be seen
+    are left out."""
+    curve = roc(comparisons.genuine, comparisons.impostor, comparisons.stand_for)
+    first = min(max(LOWEST_FAR, 1 / comparisons.impostors), 0.1)  # a decade at least, or there is no axis
+    within = curve.tmr[curve.fmr <= first]
+    grid = np.geomspace(first, 1, POINTS)
+    # Of the steps between two places of the grid the last one, where the TAR is highest.
+    steps = np.unique(np.searchsorted(curve.fmr, grid[1:], "right")) - 1
+    steps = steps[curve.fmr[steps] > first] if steps.size else steps
+    far = np.concatenate([[first], curve.fmr[steps], [1.0]])
+    tar = np.concatenate([within[-1:] if within.size else [0.0], curve.tmr[steps], curve.tmr[-1:]])
     return far, tar
-
-
-def _canvas(title: str) -> "tuple[Figure, Axes]":
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=SIZE_INCHES, dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.set_title(title, fontsize=11)
-    axes.grid(True, which="major", color="#dddddd", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _png(figure: "Figure") -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
-    return buffer.getvalue()

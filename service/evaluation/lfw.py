@@ -1,80 +1,20 @@
-"""The protocol of Labeled Faces in the Wild: which pairs are compared, which face of a photo, what is kept.
+"""The verification protocol of Labeled Faces in the Wild, for its photos or those of a folder named alike.
 
 Source: Huang, Ramesh, Berg, Learned-Miller, "Labeled Faces in the Wild", technical report 07-49, University
-of Massachusetts, Amherst, 2007. The photos are embedded by a callable that the composition root brings, so
-that what is measured is the recognizer that serves.
+of Massachusetts, Amherst, 2007.
 """
 
 import hashlib
 import re
-import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from service.errors import FaceNotFound, FaceTooSmall, InvalidImage, InvalidRequest
-from service.progress import track
+from service.errors import InvalidRequest
+from service.evaluation.photos import EmbedPhoto, embed_photos, persons_of
+from service.evaluation.verification import Pair, VerificationResult, named_in
 
 # A name becomes a part of a path, so it may not lead out of the images folder.
 NAME = re.compile(r"[^\s/\\.][^\s/\\]*")
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two photos to compare, as paths relative to the images folder; ``fold`` counts from 0."""
-
-    first: str
-    second: str
-    genuine: bool
-    fold: int
-
-
-@dataclass(frozen=True, eq=False)
-class EmbeddedFace:
-    """``box`` (x1, y1, x2, y2) in pixels of the photo; ``embedding`` (d,) float32 of unit length."""
-
-    box: tuple[float, float, float, float]
-    embedding: NDArray[np.float32]
-
-
-@dataclass(frozen=True, eq=False)
-class EmbeddedPhoto:
-    """All faces found in a photo of ``width`` × ``height`` pixels; none is an empty sequence."""
-
-    width: int
-    height: int
-    faces: Sequence[EmbeddedFace]
-
-
-class EmbedPhoto(Protocol):
-    """Detects and embeds every face of an encoded photo; called from several threads at once."""
-
-    def __call__(self, data: bytes, /) -> EmbeddedPhoto:
-        """Raises FaceNotFound, FaceTooSmall or InvalidImage where the photo gives no embedding."""
-
-
-@dataclass(frozen=True, eq=False)
-class LfwResult:
-    """What running the protocol gave; every figure is derived from it.
-
-    ``similarity`` (n,) float64 belongs to ``pairs``: a cosine, or ``-inf`` where either photo has no face.
-    ``photos`` are distinct and sorted; ``detected`` (p,) bool and ``embeddings`` (p, d) float32 belong to
-    them, with a row of zeros where nothing was detected. ``seconds`` is the time that embedding took.
-    """
-
-    pairs: tuple[Pair, ...]
-    similarity: NDArray[np.float64]
-    photos: tuple[str, ...]
-    detected: NDArray[np.bool_]
-    embeddings: NDArray[np.float32]
-    pairs_file: Path
-    pairs_sha256: str
-    seconds: float
 
 
 def read_pairs(path: Path) -> list[Pair]:
@@ -101,94 +41,20 @@ def read_pairs(path: Path) -> list[Pair]:
     ]
 
 
-def central_face(faces: Sequence[EmbeddedFace], width: int, height: int) -> EmbeddedFace:
-    """The face that LFW's label means: the one nearest to the centre of the photo.
-
-    The distance is that of the box's centre in units of the square root of its area, so that of two faces
-    equally far off the larger is taken. The first one, among equals.
-    """
-    if not faces:
-        raise FaceNotFound("no face was detected")
-
-    def off_centre(face: EmbeddedFace) -> float:
-        x1, y1, x2, y2 = face.box
-        area = (x2 - x1) * (y2 - y1)
-        distance = float(np.hypot((x1 + x2 - width) / 2, (y1 + y2 - height) / 2))
-        return distance / float(np.sqrt(area)) if area > 0 else float("inf")
-
-    return min(faces, key=off_centre)
-
-
-def evaluate_lfw(embed_photo: EmbedPhoto, images: Path, pairs_file: Path, workers: int) -> LfwResult:
+def evaluate_lfw(
+    embed_photo: EmbedPhoto, images: Path, pairs_file: Path, workers: int, name: str = "lfw"
+) -> VerificationResult:
     """Embed each photo of the protocol once, in ``workers`` threads, and compare its pairs.
 
     A photo without a usable face, or that cannot be decoded, is kept as undetected: leaving its pairs out
     would flatter the system. A photo that is missing is an error: the protocol would be another one.
     """
-    if workers < 1:
-        raise InvalidRequest(f"{workers} workers cannot do anything; give 1 or more")
     pairs = tuple(read_pairs(pairs_file))
-    photos = tuple(sorted({photo for pair in pairs for photo in (pair.first, pair.second)}))
-    _require_photos(images, photos)
-    start = time.perf_counter()
-    vectors = list(_embed_all(embed_photo, images, photos, workers))
-    seconds = time.perf_counter() - start
-    found = [vector for vector in vectors if vector is not None]
-    if not found:
-        raise FaceNotFound(f"no face was detected in any of the {len(photos)} photos in {images}")
-    empty = np.zeros_like(found[0])
-    embeddings = np.stack([empty if vector is None else vector for vector in vectors])
-    detected = np.array([vector is not None for vector in vectors])
-    return LfwResult(
-        pairs,
-        _similarities(pairs, photos, embeddings, detected),
-        photos,
-        detected,
-        embeddings,
-        pairs_file,
-        hashlib.sha256(pairs_file.read_bytes()).hexdigest(),
-        seconds,
-    )
-
-
-def _embed_all(
-    embed_photo: EmbedPhoto, images: Path, photos: Sequence[str], workers: int
-) -> Iterator[NDArray[np.float32] | None]:
-    with ThreadPoolExecutor(workers, thread_name_prefix="lfw") as pool:
-        try:
-            # Only names wait in the queue; a photo's bytes are read by the thread that is about to use them.
-            vectors = pool.map(lambda photo: _embed(embed_photo, images, photo), photos)
-            yield from track(vectors, "embedding photos", total=len(photos), unit="photo")
-        finally:
-            # Otherwise an error, or Ctrl-C, would be heard of only after all the other photos.
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _embed(embed_photo: EmbedPhoto, images: Path, photo: str) -> NDArray[np.float32] | None:
-    try:
-        data = (images / photo).read_bytes()
-    except OSError as error:
-        raise InvalidRequest(f"the photo {photo} in {images} cannot be read: {error}") from error
-    try:
-        embedded = embed_photo(data)
-        face = central_face(embedded.faces, embedded.width, embedded.height)
-    except (FaceNotFound, FaceTooSmall, InvalidImage):
-        return None
-    vector = np.asarray(face.embedding, np.float32)
-    length = float(np.linalg.norm(vector))
-    if not abs(length - 1) < 1e-3:
-        raise ValueError(f"the embedding of {photo} has length {length}, not 1")
-    return vector
-
-
-def _similarities(
-    pairs: Sequence[Pair], photos: Sequence[str], embeddings: NDArray[np.float32], detected: NDArray[np.bool_]
-) -> NDArray[np.float64]:
-    row_of = {photo: row for row, photo in enumerate(photos)}
-    first = np.array([row_of[pair.first] for pair in pairs])
-    second = np.array([row_of[pair.second] for pair in pairs])
-    cosines = np.einsum("nd,nd->n", embeddings[first], embeddings[second], dtype=np.float64)
-    return np.where(detected[first] & detected[second], cosines, -np.inf)
+    names = named_in(pairs)
+    _require_photos(images, names)
+    photos = embed_photos(embed_photo, images, names, workers)
+    digest = hashlib.sha256(pairs_file.read_bytes()).hexdigest()
+    return VerificationResult(name, pairs, photos, persons_of(names)[1], True, pairs_file, digest)
 
 
 def _require_photos(images: Path, photos: Sequence[str]) -> None:

@@ -38,27 +38,35 @@ class CrossValidation:
     """Verification accuracy where every fold is tested at a threshold chosen on the others.
 
     ``folds`` (k,) int64 are the fold numbers, ascending; ``accuracy`` (k,) 0..1 and ``thresholds`` (k,)
-    belong to them. ``accepted`` and ``correct`` (n,) bool say what its fold's threshold made of each pair.
+    belong to them. ``scores`` (n,) float64 are those that each pair was tested with; ``accepted`` and ``correct`` (n,)
+    bool say what its fold's threshold made of it.
     """
 
     folds: NDArray[np.int64]
     accuracy: NDArray[np.float64]
     thresholds: NDArray[np.float64]
+    scores: NDArray[np.float64]
     accepted: NDArray[np.bool_]
     correct: NDArray[np.bool_]
 
 
-def roc(genuine: Scores, impostor: Scores) -> Roc:
+def roc(genuine: Scores, impostor: Scores, stand_for: Scores | None = None) -> Roc:
     """Both error rates at every threshold that makes a difference (ISO/IEC 19795-1).
 
     Args:
         genuine: (g,) scores of two photos of one person, ``-inf`` where they could not be compared.
         impostor: (i,) the same for photos of different persons.
+        stand_for: (i,) how many impostors each stands for, if not for one.
     """
-    genuine, impostor = _sorted(genuine, "genuine"), _sorted(impostor, "impostor")
-    thresholds = np.unique(np.concatenate([genuine, impostor]))[::-1]
+    ascending = _sorted(genuine, "genuine"), _sorted(impostor, "impostor")
+    thresholds = np.unique(np.concatenate(ascending))[::-1]
     thresholds = thresholds[np.isfinite(thresholds)]
-    return Roc(thresholds, _share_at_or_above(impostor, thresholds), _share_at_or_above(genuine, thresholds))
+    weights = None if stand_for is None else stand_for[np.argsort(impostor)]
+    return Roc(
+        thresholds,
+        _share_at_or_above(ascending[1], thresholds, weights),
+        _share_at_or_above(ascending[0], thresholds, None),
+    )
 
 
 def tar_at_far(genuine: Scores, impostor: Scores, far: float) -> float:
@@ -73,9 +81,9 @@ def tar_at_far(genuine: Scores, impostor: Scores, far: float) -> float:
     return float(np.mean(genuine > limit))
 
 
-def equal_error_rate(genuine: Scores, impostor: Scores) -> float:
+def equal_error_rate(genuine: Scores, impostor: Scores, stand_for: Scores | None = None) -> float:
     """Where FMR equals FNMR, 0..1, on the straight lines that join the points of the ROC and its two ends."""
-    curve = roc(genuine, impostor)
+    curve = roc(genuine, impostor, stand_for)
     fmr = np.concatenate([[0.0], curve.fmr, [1.0]])
     gap = fmr - np.concatenate([[1.0], 1 - curve.tmr, [0.0]])  # rises from -1 to 1
     after = int(np.argmax(gap >= 0))
@@ -97,21 +105,23 @@ def cross_validated_accuracy(
     With one fold only (View 1) the threshold is chosen on that fold itself, and the accuracy is optimistic.
 
     Args:
-        scores: (n,) similarity of each pair.
+        scores: (n,) similarity of each pair; or (k, n), one row for each fold, ascending, where what is learned from
+            the other folds is more than the threshold.
         labels: (n,) True for a genuine pair.
         folds: (n,) the fold of each pair.
         detected: (n,) True where both photos have a face.
     """
-    scores = np.asarray(scores, np.float64)
-    if not scores.shape == labels.shape == folds.shape == detected.shape or scores.ndim != 1:
-        shapes = scores.shape, labels.shape, folds.shape, detected.shape
-        raise ValueError(f"scores, labels, folds and detected must have one length, not shapes {shapes}")
-    if not np.isfinite(scores[detected]).all():
-        raise ValueError("the score of a detected pair must be finite")
     numbers = np.unique(folds).astype(np.int64)
+    given = np.asarray(scores, np.float64)
+    of_fold = given if given.ndim == 2 else np.broadcast_to(given, (len(numbers), *given.shape))
+    if not labels.shape == folds.shape == detected.shape == of_fold.shape[1:] or len(of_fold) != len(numbers):
+        shapes = given.shape, labels.shape, folds.shape, detected.shape
+        raise ValueError(f"scores, labels, folds and detected must have one length, not shapes {shapes}")
+    if not np.isfinite(of_fold[:, detected]).all():
+        raise ValueError("the score of a detected pair must be finite")
     thresholds = np.empty(len(numbers))
-    accepted = np.zeros(len(scores), np.bool_)
-    for k, number in enumerate(numbers):
+    accepted = np.zeros(len(folds), np.bool_)
+    for k, (number, own) in enumerate(zip(numbers, of_fold, strict=True)):
         test = folds == number
         train = detected & (~test if len(numbers) > 1 else test)
         if not train.any():
@@ -119,11 +129,12 @@ def cross_validated_accuracy(
                 f"fold {number}: no pair to choose its threshold on has a face in both photos; "
                 "check that these are the photos of the protocol and that detection works"
             )
-        thresholds[k] = _most_accurate(scores[train], labels[train], lowest=float(scores[detected].min()))
-        accepted[test] = detected[test] & (scores[test] >= thresholds[k])
+        thresholds[k] = _most_accurate(own[train], labels[train], lowest=float(own[detected].min()))
+        accepted[test] = detected[test] & (own[test] >= thresholds[k])
     correct = detected & (accepted == labels)
     accuracy = np.array([correct[folds == number].mean() for number in numbers])
-    return CrossValidation(numbers, accuracy, thresholds, accepted, correct)
+    tested: NDArray[np.float64] = of_fold[np.searchsorted(numbers, folds), np.arange(len(folds))]
+    return CrossValidation(numbers, accuracy, thresholds, tested, accepted, correct)
 
 
 def most_errors(rate: float, total: int) -> int:
@@ -145,8 +156,12 @@ def _sorted(scores: Scores, kind: str) -> NDArray[np.float64]:
     return ascending
 
 
-def _share_at_or_above(ascending: NDArray[np.float64], thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
-    return 1.0 * (ascending.size - np.searchsorted(ascending, thresholds, "left")) / ascending.size
+def _share_at_or_above(
+    ascending: NDArray[np.float64], thresholds: NDArray[np.float64], weights: Scores | None
+) -> NDArray[np.float64]:
+    below = np.concatenate([[0.0], np.cumsum(np.ones_like(ascending) if weights is None else weights)])
+    shares: NDArray[np.float64] = (below[-1] - below[np.searchsorted(ascending, thresholds, "left")]) / below[-1]
+    return shares
 
 
 def _most_accurate(scores: NDArray[np.float64], labels: NDArray[np.bool_], lowest: float) -> float:

@@ -5,7 +5,7 @@ of 1e-6. They share photos and persons, so they are not independent, and the rat
 number suggests.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,20 +64,57 @@ def operating_points(
         fmrs: each above 0 and below 1.
     """
     _check(embeddings, identities, fmrs)
-    photos_of = np.unique(identities, return_counts=True)[1]
-    n_genuine = int((photos_of * (photos_of - 1) // 2).sum())
-    n_impostors = len(embeddings) * (len(embeddings) - 1) // 2 - n_genuine
-    if not n_genuine or not n_impostors:
-        raise InvalidRequest(
-            f"{len(embeddings)} photos of {len(photos_of)} persons give {n_genuine} genuine comparisons and "
-            f"{n_impostors} impostor comparisons; bring two persons at least, one of them with two photos"
-        )
+    n_genuine, n_impostors = count_pairs(identities)
     rates = sorted((fmr for fmr in set(fmrs) if fmr >= RULE_OF_3 / n_impostors), reverse=True)
     permitted = [most_errors(fmr, n_impostors) for fmr in rates]
     keep = max(permitted, default=0) + 1  # the first one too many sets the threshold
     genuine, highest = _compare_all(embeddings, identities, keep, block)
     points = tuple(_point(fmr, m, genuine, highest) for fmr, m in zip(rates, permitted, strict=True))
-    return OperatingPoints(points, n_genuine, n_impostors, len(photos_of), len(embeddings))
+    return OperatingPoints(points, n_genuine, n_impostors, len(np.unique(identities)), len(embeddings))
+
+
+def count_pairs(identities: NDArray[np.integer[Any]]) -> tuple[int, int]:
+    """How many pairs of photos are of one person, and how many of two.
+
+    Args:
+        identities: (n,) the same number for photos of the same person.
+
+    Raises:
+        InvalidRequest: there is no pair of either kind.
+    """
+    photos_of = np.unique(identities, return_counts=True)[1]
+    genuine = int((photos_of * (photos_of - 1) // 2).sum())
+    impostors = len(identities) * (len(identities) - 1) // 2 - genuine
+    if not genuine or not impostors:
+        raise InvalidRequest(
+            f"{len(identities)} photos of {len(photos_of)} persons give {genuine} genuine comparisons and "
+            f"{impostors} impostor comparisons; bring two persons at least, one of them with two photos"
+        )
+    return genuine, impostors
+
+
+@dataclass(frozen=True, eq=False)
+class Tile:
+    """The photos ``rows`` against the photos ``columns``: three arrays (rows, columns).
+
+    ``scores`` are float32; ``genuine`` and ``impostor`` bool, both False where the pair is in another place, too.
+    """
+
+    rows: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    genuine: NDArray[np.bool_]
+    impostor: NDArray[np.bool_]
+
+
+def tiles(embeddings: NDArray[np.float32], identities: NDArray[np.integer[Any]], block: int = 1024) -> Iterator[Tile]:
+    """All pairs of photos, each once, in tiles of ``block`` × ``block``."""
+    blocks = [np.arange(start, min(start + block, len(embeddings))) for start in range(0, len(embeddings), block)]
+    for k, rows in enumerate(blocks):
+        for columns in blocks[k:]:
+            same = identities[rows, None] == identities[None, columns]
+            once = rows[:, None] < columns
+            yield Tile(rows, columns, embeddings[rows] @ embeddings[columns].T, same & once, ~same & once)
 
 
 def _check(embeddings: NDArray[np.float32], identities: NDArray[np.integer[Any]], fmrs: Sequence[float]) -> None:
@@ -98,14 +135,9 @@ def _compare_all(
     """All genuine scores and the ``keep`` highest impostor scores, both ascending, over pairs i < j."""
     genuine: list[NDArray[np.float32]] = []
     highest = _Highest(keep, slack=block * block)
-    starts = range(0, len(embeddings), block)
-    for row, column in ((r, c) for r in starts for c in starts if c >= r):
-        rows, columns = slice(row, row + block), slice(column, column + block)
-        scores = embeddings[rows] @ embeddings[columns].T
-        same = identities[rows, None] == identities[None, columns]
-        once = np.triu(np.ones_like(same), k=1) if row == column else np.True_
-        genuine.append(scores[same & once])
-        highest.add(scores[~same & once & (scores > highest.floor)])
+    for tile in tiles(embeddings, identities, block):
+        genuine.append(tile.scores[tile.genuine])
+        highest.add(tile.scores[tile.impostor & (tile.scores > highest.floor)])
     return np.sort(np.concatenate(genuine)), highest.ascending()
 
 

@@ -1,124 +1,175 @@
-"""What an evaluation leaves behind: figures of merit, every decision, calibration points and two pictures.
+"""What an evaluation of verification leaves behind: figures of merit, every decision, calibration points, pictures.
 
 ::
 
     OUT/report.json        the figures, what they were measured on, and which model
-    OUT/pairs.csv          one line per pair: its similarity, what was decided, whether that was right
-    OUT/calibration.json   thresholds for false match rates, to be put into the bundle
-    OUT/roc.png  scores.png
+    OUT/pairs.csv          one line per listed pair: its similarity, what was decided, whether that was right
+    OUT/calibration.json   thresholds for false match rates, to be put into the bundle; where persons are labelled
+    OUT/roc.png  det.png  angles.png
 """
 
 import csv
 import io
-import json
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import InvalidRequest
-from service.evaluation.figures import roc_figure, score_histogram
-from service.evaluation.lfw import LfwResult
-from service.evaluation.metrics import (
-    CrossValidation,
-    cross_validated_accuracy,
-    equal_error_rate,
-    tar_at_far,
-)
-from service.evaluation.operating_points import operating_points
-from service.runtime.card import Calibration, OperatingPoint
+from service.evaluation.bootstrap import TarAtFar, tar_at_fars
+from service.evaluation.calibration import calibrate, require_model
+from service.evaluation.comparisons import Comparisons, listed_pairs
+from service.evaluation.figures import angle_figure, det_figure, roc_figure
+from service.evaluation.folder import aligned, as_json, write_files
+from service.evaluation.identities import FolderResult
+from service.evaluation.metrics import CrossValidation, cross_validated_accuracy, equal_error_rate
+from service.evaluation.photos import PhotoSet
+from service.evaluation.verification import VerificationResult
+from service.runtime.card import Calibration
 
-DATASET = "lfw"
-TAR_AT = {"1e-2": 1e-2, "1e-3": 1e-3}
-
-# Without these a calibration could be put to use with a model that it was not measured on.
-MODEL_KEYS = ("embedding_contract", "detector")
+# The rate whose threshold a picture of all pairs shows: what the service asks for unless told otherwise.
+SHOWN_FMR = 1e-4
 
 
-def write_report(result: LfwResult, out: Path, model: Mapping[str, Any]) -> dict[str, Any]:
-    """Write all five files into ``out`` and return what ``report.json`` says.
+def write_report(
+    result: VerificationResult, out: Path, model: Mapping[str, Any], components: int | None = None
+) -> dict[str, Any]:
+    """Write all files into ``out`` and return what ``report.json`` says.
 
     Each file appears whole or not at all, ``report.json`` last.
 
     Args:
-        result: what running the protocol gave.
+        result: what running a protocol of listed pairs gave.
         out: a folder, made if it is not there; files of an earlier report are replaced.
         model: JSON-serialisable facts about what was measured, passed through. It has at least
             ``embedding_contract`` and ``detector``, the digests that a calibration is valid for.
+        components: of a PCA whose figures are to stand beside; all else is without it.
     """
-    absent = [key for key in MODEL_KEYS if not model.get(key)]
-    if absent:
-        raise ValueError(f"the model mapping must name {' and '.join(absent)}, which a calibration is valid for")
-    labels = np.array([pair.genuine for pair in result.pairs])
-    folds = np.array([pair.fold for pair in result.pairs])
-    validation = cross_validated_accuracy(result.similarity, labels, folds, np.isfinite(result.similarity))
-    report = _figures_of_merit(result, labels, validation, model)
-    genuine, impostor = result.similarity[labels], result.similarity[~labels]
-    title = f"LFW, {len(labels):,} pairs: accuracy {100 * report['accuracy']:.2f} %"
+    require_model(model)
+    # Before the calibration, which takes longer: it may find that there are too few photos.
+    after_pca = None if components is None else result.similarity_after_pca(components)
+    validation = _validate(result, result.similarity)
+    comparisons = listed_pairs(result, validation.scores)
+    tars = tar_at_fars(comparisons, comparisons.rates)
+    calibration = None
+    if result.labelled:
+        dataset = f"{result.name}/{result.pairs_file.name}", result.pairs_sha256
+        calibration = calibrate(result.photos, result.persons, dataset, model)
+    report = {
+        "dataset": {
+            "name": result.name,
+            "pairs": len(result.pairs),
+            "photos": len(result.photos.names),
+            "folds": len(validation.folds),
+            "pairs_file": result.pairs_file.name,
+            "pairs_sha256": result.pairs_sha256,
+            "persons": len(np.unique(result.persons)),
+            "persons_labelled": result.labelled,
+        },
+        **_accuracy(validation),
+        **_rates(comparisons, tars),
+        **({} if after_pca is None else {"pca": {"components": components, **_pca(result, after_pca)}}),
+        "pairs_undetected": int(np.isinf(result.similarity).sum()),
+        **_run(result.photos, model),
+    }
+    title = f"{result.name}, {len(result.pairs):,} pairs: accuracy {100 * report['accuracy']:.2f} %"
     threshold = float(np.median(validation.thresholds))
-    calibration = _calibration(result, model)
     files = {
         "pairs.csv": _pairs_csv(result, validation),
-        **({"calibration.json": _json(calibration.model_dump(mode="json"))} if calibration else {}),
-        "roc.png": roc_figure(genuine, impostor, title),
-        "scores.png": score_histogram(genuine, impostor, threshold, title),
-        "report.json": _json(report),
+        **_calibration_file(calibration),
+        **_pictures(comparisons, tars, threshold, title),
+        "report.json": as_json(report),
     }
-    prepare_folder(out)
-    for name, content in files.items():
-        _replace(out / name, content)
+    write_files(out, files)
     return report
 
 
-def prepare_folder(out: Path) -> None:
-    """Make the folder for a report; worth calling before the hours of work that the report is about."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InvalidRequest(f"the folder {out} for the report cannot be made: {error}") from error
-    if not os.access(out, os.W_OK | os.X_OK):
-        raise InvalidRequest(f"the folder {out} for the report is not writable; give another one")
+def write_folder_report(result: FolderResult, out: Path, model: Mapping[str, Any]) -> dict[str, Any]:
+    """Like ``write_report``, for all pairs of a folder: no folds, no accuracy and no list of the pairs."""
+    require_model(model)
+    comparisons = result.comparisons
+    tars = tar_at_fars(comparisons, comparisons.rates)
+    calibration = calibrate(result.photos, result.persons, (result.name, result.sha256), model)
+    report = {
+        "dataset": {
+            "name": result.name,
+            "photos": len(result.photos.names),
+            "persons": len(np.unique(result.persons)),
+            "genuine": comparisons.genuine.size,
+            "impostor": comparisons.impostors,
+            "sha256": result.sha256,
+        },
+        **_rates(comparisons, tars),
+        **_run(result.photos, model),
+    }
+    points = calibration.points if calibration else ()
+    threshold = next((point.threshold for point in points if point.fmr == SHOWN_FMR), None)
+    title = f"{result.name}: {comparisons.genuine.size:,} genuine, {comparisons.impostors:,} impostor pairs"
+    files = {
+        **_calibration_file(calibration),
+        **_pictures(comparisons, tars, threshold, title),
+        "report.json": as_json(report),
+    }
+    write_files(out, files)
+    return report
 
 
 def summary(report: Mapping[str, Any]) -> str:
     """The figures of a report as aligned lines for a terminal, without a newline at the end."""
-    data, folds = report["dataset"], report["folds"]
-    thresholds = [fold["threshold"] for fold in folds]
-    lines = [
-        ("dataset", f"{data['name']}, {data['pairs']} pairs, {data['photos']} photos, {data['folds']} folds"),
+    data = report["dataset"]
+    lines: list[tuple[str, str]] = []
+    if "pairs" in data:
+        size = f"{data['pairs']} pairs, {data['photos']} photos, {data['folds']} folds"
+        lines += [("dataset", f"{data['name']}, {size}"), *_accuracy_lines(report, "")]
+    else:
+        size = f"{data['photos']:,} photos of {data['persons']:,} persons"
+        pairs = f"{data['genuine']:,} genuine and {data['impostor']:,} impostor pairs"
+        lines += [("dataset", f"{data['name']}, {size}"), ("pairs", pairs)]
+    lines += _rate_lines(report, "")
+    if "pca" in report:
+        note = f"{report['pca']['components']} components, fitted to {report['pca']['fitted_to']}"
+        lines += [("PCA", note), *_accuracy_lines(report["pca"], "PCA "), *_rate_lines(report["pca"], "PCA ")]
+    pairs = f", {report['pairs_undetected']} pairs" if "pairs_undetected" in report else ""
+    return aligned(
+        [
+            *lines,
+            ("undetected", f"{len(report['undetected_photos'])} photos{pairs}"),
+            ("speed", f"{report['photos_per_second']:.1f} photos/s, {report['seconds']:.1f} s"),
+        ]
+    )
+
+
+def _accuracy_lines(figures: Mapping[str, Any], prefix: str) -> list[tuple[str, str]]:
+    thresholds = [fold["threshold"] for fold in figures["folds"]]
+    spread = f"± {100 * figures['accuracy_std']:.2f} % over the folds"
+    return [
+        (f"{prefix}accuracy", f"{100 * figures['accuracy']:.2f} % {spread}"),
         (
-            "accuracy",
-            f"{100 * report['accuracy']:.2f} % ± {100 * report['accuracy_std']:.2f} % over the folds",
+            f"{prefix}threshold",
+            f"{min(thresholds):.4f} to {max(thresholds):.4f}, from the {figures['thresholds_from']}",
         ),
-        (
-            "threshold",
-            f"{min(thresholds):.4f} to {max(thresholds):.4f}, from the {report['thresholds_from']}",
-        ),
-        *((f"TAR at FAR {far}", f"{100 * tar:.2f} %") for far, tar in report["tar_at_far"].items()),
-        ("EER", f"{100 * report['eer']:.2f} %"),
-        ("undetected", f"{len(report['undetected_photos'])} photos, {report['pairs_undetected']} pairs"),
-        ("speed", f"{report['photos_per_second']:.1f} photos/s, {report['seconds']:.1f} s"),
     ]
-    width = max(len(name) for name, _ in lines)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
 
 
-def _figures_of_merit(
-    result: LfwResult, labels: NDArray[np.bool_], validation: CrossValidation, model: Mapping[str, Any]
-) -> dict[str, Any]:
-    genuine, impostor = result.similarity[labels], result.similarity[~labels]
+def _rate_lines(figures: Mapping[str, Any], prefix: str) -> list[tuple[str, str]]:
+    rates = [
+        (
+            f"{prefix}TAR at FAR {at['far']:.0e}".replace("e-0", "e-"),
+            f"{100 * at['tar']:.2f} %, 95 % interval {100 * at['low']:.2f} % to {100 * at['high']:.2f} %",
+        )
+        for at in figures["tar_at_far"]
+    ]
+    return [*rates, (f"{prefix}EER", f"{100 * figures['eer']:.2f} %")]
+
+
+def _validate(result: VerificationResult, scores: NDArray[np.float64]) -> CrossValidation:
+    return cross_validated_accuracy(scores, result.genuine, result.folds, np.isfinite(result.similarity))
+
+
+def _accuracy(validation: CrossValidation) -> dict[str, Any]:
     return {
-        "dataset": {
-            "name": DATASET,
-            "pairs": len(result.pairs),
-            "photos": len(result.photos),
-            "folds": len(validation.folds),
-            "pairs_file": result.pairs_file.name,
-            "pairs_sha256": result.pairs_sha256,
-        },
         "accuracy": float(validation.accuracy.mean()),
         "accuracy_std": float(validation.accuracy.std()),
         "thresholds_from": "other folds" if len(validation.folds) > 1 else "same pairs, so optimistic",
@@ -128,46 +179,50 @@ def _figures_of_merit(
                 validation.folds, validation.accuracy, validation.thresholds, strict=True
             )
         ],
-        "tar_at_far": {name: tar_at_far(genuine, impostor, far) for name, far in TAR_AT.items()},
-        "eer": equal_error_rate(genuine, impostor),
-        "undetected_photos": [
-            photo for photo, detected in zip(result.photos, result.detected, strict=True) if not detected
-        ],
-        "pairs_undetected": int(np.isinf(result.similarity).sum()),
-        "seconds": result.seconds,
-        "photos_per_second": len(result.photos) / result.seconds,
+    }
+
+
+def _rates(comparisons: Comparisons, tars: Sequence[TarAtFar]) -> dict[str, Any]:
+    return {
+        "tar_at_far": [asdict(point) for point in tars],
+        "eer": equal_error_rate(comparisons.genuine, comparisons.impostor, comparisons.stand_for),
+    }
+
+
+def _pca(result: VerificationResult, scores: NDArray[np.float64]) -> dict[str, Any]:
+    validation = _validate(result, scores)
+    comparisons = listed_pairs(result, validation.scores)
+    return {
+        "fitted_to": "the photos of the other folds",
+        **_accuracy(validation),
+        **_rates(comparisons, tar_at_fars(comparisons, comparisons.rates)),
+    }
+
+
+def _run(photos: PhotoSet, model: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "undetected_photos": photos.undetected,
+        "seconds": photos.seconds,
+        "photos_per_second": len(photos.names) / photos.seconds,
         "model": dict(model),
     }
 
 
-def _calibration(result: LfwResult, model: Mapping[str, Any]) -> Calibration | None:
-    """None where there are too few pairs for two operating points.
-
-    All pairs among the photos that the pairs file names and in which a face was found, not only the pairs that
-    it lists: two photos of one person are genuine, of two persons impostor. Labels are used as published.
-    """
-    photos = np.array(result.photos)[result.detected]
-    persons = np.unique([photo.split("/")[0] for photo in photos], return_inverse=True)[1]
-    measured = operating_points(result.embeddings[result.detected], persons)
-    if len(measured.points) < 2:
-        return None
-    figures = Calibration.model_construct(
-        embedding_contract=model["embedding_contract"],
-        detector=model["detector"],
-        dataset=f"{DATASET}/{result.pairs_file.name}",
-        dataset_sha256=result.pairs_sha256,
-        persons=measured.persons,
-        photos=measured.photos,
-        genuine=measured.genuine,
-        impostor=measured.impostors,
-        points=tuple(
-            OperatingPoint(fmr=point.fmr, threshold=point.threshold, fnmr=point.fnmr) for point in measured.points
-        ),
-    )
-    return Calibration(calibration_id=figures.digest(), **dict(figures))
+def _calibration_file(calibration: Calibration | None) -> dict[str, bytes]:
+    return {"calibration.json": as_json(calibration.model_dump(mode="json"))} if calibration else {}
 
 
-def _pairs_csv(result: LfwResult, validation: CrossValidation) -> bytes:
+def _pictures(
+    comparisons: Comparisons, tars: Sequence[TarAtFar], threshold: float | None, title: str
+) -> dict[str, bytes]:
+    return {
+        "roc.png": roc_figure(comparisons, tars, title),
+        "det.png": det_figure(comparisons, title),
+        "angles.png": angle_figure(comparisons, threshold, title),
+    }
+
+
+def _pairs_csv(result: VerificationResult, validation: CrossValidation) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["fold", "first", "second", "genuine", "similarity", "decided", "correct"])
@@ -182,16 +237,3 @@ def _pairs_csv(result: LfwResult, validation: CrossValidation) -> bytes:
 
 def _word(value: object) -> str:
     return "true" if value else "false"
-
-
-def _json(value: Mapping[str, Any]) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

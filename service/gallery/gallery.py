@@ -1,22 +1,27 @@
 """Galleries as callers see them: every change is durable in the store *and* searchable before it is answered.
 
 The store is the truth. A segment, one a gallery, holds the same templates in memory and answers searches; it is
-rebuilt from the store at start. Changes of one gallery happen one at a time, in both, under that gallery's lock;
-searches and changes of other galleries go on meanwhile.
+built from the store at start, and again by the difference should the two ever differ. Changes of one gallery happen
+one at a time, in both, under that gallery's lock; searches and changes of other galleries go on meanwhile.
 """
 
+import contextlib
+import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import ModelMismatch
+from service.errors import GalleryNotFound, ModelMismatch, NotReady
 from service.gallery.coalesce import Probe, coalesced
 from service.gallery.records import FaceRecord, GalleryRecord, Metadata, NewFace, PersonRecord, Templates
 from service.gallery.segment import Hit, Segment
 from service.gallery.store import AddedFaces, Once, Store
+from service.gallery.store_bulk import BulkPerson, Imported
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,12 +44,18 @@ class SearchResult:
 
 
 class _Open:
-    """One gallery in memory."""
+    """One gallery in memory.
 
-    def __init__(self, dimension: int) -> None:
-        self.segment = Segment(dimension)
+    Attributes:
+        loaded: whether the segment has all that the store had when the service started.
+        writing: held by whoever changes the gallery.
+    """
+
+    def __init__(self, dimension: int, device: str, loaded: bool) -> None:
+        self.segment = Segment(dimension, device)
         self.searches = coalesced(self.segment)
         self.writing = threading.Lock()
+        self.loaded = loaded
 
     def search(self, probes: NDArray[np.float32], top_k: int, persons: NDArray[np.int64] | None) -> list[list[Hit]]:
         """A lone probe shares a scan with those of other callers; several are a scan of their own."""
@@ -54,31 +65,44 @@ class _Open:
 
 
 class Galleries:
-    """All galleries of one store, for one embedding contract."""
+    """All galleries of one store, for one embedding contract.
 
-    def __init__(self, store: Store, embedding_contract: str, dimension: int) -> None:
+    Those that the store has already can be used once ``load`` has come to them.
+    """
+
+    def __init__(self, store: Store, embedding_contract: str, dimension: int, device: str = "cpu") -> None:
+        """
+        Args:
+            device: where searches run, "cpu" or "cuda".
+
+        Raises:
+            DeviceError: there is no index on ``device``.
+        """
         self.store = store
+        self.device = device
         self._contract = embedding_contract
         self._dimension = dimension
-        self._open: dict[int, _Open] = {}
         self._opening = threading.Lock()
+        self._open = {record.key: self._new(loaded=False) for record in self._own()}
 
-    def load(self) -> int:
-        """Build all segments from the store; returns how many faces there are. Called once, before any request."""
-        cursor, faces = None, 0
-        while True:
-            page = self.store.galleries(cursor, 1000)
-            for record in page.items:
-                if record.embedding_contract != self._contract:
-                    continue
-                opened = _Open(self._dimension)
-                for templates in self.store.templates(record.key):
-                    opened.segment.add(templates)
-                self._open[record.key] = opened
+    def load(self, told: Callable[[int], object] = lambda _: None) -> int:
+        """Build all segments from the store, the smallest first; returns how many faces there are.
+
+        Galleries that are loaded can be used meanwhile.
+
+        Args:
+            told: called with how many more faces are there now, again and again.
+        """
+        faces = 0
+        for record in sorted(self._own(), key=lambda record: record.faces):
+            opened = self._open.get(record.key)
+            if opened is None or opened.loaded:
+                continue
+            with opened.writing, contextlib.suppress(GalleryNotFound):  # deleted meanwhile
+                catch_up(opened.segment, self.store, record.key, told)
+                opened.loaded = True
                 faces += len(opened.segment)
-            if page.cursor is None:
-                return faces
-            cursor = page.cursor
+        return faces
 
     def put(self, gallery: str, name: str | None, description: str | None) -> tuple[GalleryRecord, bool]:
         """Make or rename a gallery; it is pinned to this bundle's contract."""
@@ -102,26 +126,30 @@ class Galleries:
         answer: Callable[[Sequence[FaceRecord]], Mapping[str, object]],
     ) -> AddedFaces:
         """Add faces to a person; when this returns they are durable and the next search sees them."""
-        opened = self._opened(gallery)
-        with opened.writing:
+        with self._changing(gallery) as segment:
             added = self.store.add_faces(gallery, person, faces, once, answer)
             if not added.repeated:
                 keys = np.array([face.key for face in added.faces], np.int64)
                 owners = np.full(len(keys), added.person_key, np.int64)
-                opened.segment.add(Templates(keys, owners, np.stack([face.embedding for face in faces])))
+                segment.add(Templates(keys, owners, np.stack([face.embedding for face in faces])))
         return added
+
+    def import_persons(self, gallery: str, persons: Sequence[BulkPerson]) -> Imported:
+        """Make or change persons with all their faces, or none; as durable and as visible as ``enrol``."""
+        with self._changing(gallery) as segment:
+            imported = self.store.import_persons(gallery, persons)
+            segment.add(imported.added)
+        return imported
 
     def delete_person(self, gallery: str, person: str) -> None:
         """Remove a person with all faces; when this returns no search finds them."""
-        opened = self._opened(gallery)
-        with opened.writing:
-            opened.segment.remove(np.array(self.store.delete_person(gallery, person), np.int64))
+        with self._changing(gallery) as segment:
+            segment.remove(np.array(self.store.delete_person(gallery, person), np.int64))
 
     def delete_face(self, gallery: str, person: str, face: str) -> None:
         """Remove one face."""
-        opened = self._opened(gallery)
-        with opened.writing:
-            opened.segment.remove(np.array([self.store.delete_face(gallery, person, face)], np.int64))
+        with self._changing(gallery) as segment:
+            segment.remove(np.array([self.store.delete_face(gallery, person, face)], np.int64))
 
     def search(self, gallery: str, probes: NDArray[np.float32], top_k: int, where: Metadata | None) -> SearchResult:
         """The ``top_k`` most similar persons of each probe, (q, d) of unit length.
@@ -148,11 +176,45 @@ class Galleries:
 
     def person_embeddings(self, gallery: str, person: str) -> NDArray[np.float32]:
         """All enrolled templates of one person, (n, d)."""
-        self._opened(gallery)
+        self._record(gallery)
         return self.store.embeddings(gallery, person)
 
-    def _opened(self, gallery: str) -> _Open:
-        return self._record(gallery)[1]
+    @contextlib.contextmanager
+    def _changing(self, gallery: str) -> Iterator[Segment]:
+        """The gallery's segment, for one change at a time, and in step with the store before and after it.
+
+        A change that fails half way (no memory for the index, no disk behind a deletion) may leave the two apart;
+        changes add faces or remove them, never both, so that their numbers tell.
+        """
+        record, opened = self._record(gallery)
+        with opened.writing:
+            self._in_step(gallery, record.key, opened.segment)
+            try:
+                yield opened.segment
+            except BaseException:
+                try:
+                    self._in_step(gallery, record.key, opened.segment)
+                except Exception:
+                    log.exception("Gallery %s is out of step with its store until its next change.", gallery)
+                raise
+
+    def _in_step(self, gallery: str, key: int, segment: Segment) -> None:
+        if self.store.gallery(gallery).faces != len(segment):
+            log.warning("The index of gallery %s was out of step with its store; catching up.", gallery)
+            catch_up(segment, self.store, key)
+
+    def _own(self) -> Iterator[GalleryRecord]:
+        """The galleries of this contract."""
+        cursor = None
+        while True:
+            page = self.store.galleries(cursor, 1000)
+            yield from (record for record in page.items if record.embedding_contract == self._contract)
+            if page.cursor is None:
+                return
+            cursor = page.cursor
+
+    def _new(self, loaded: bool) -> _Open:
+        return _Open(self._dimension, self.device, loaded)
 
     def _record(self, gallery: str) -> tuple[GalleryRecord, _Open]:
         """The gallery in the store and in memory.
@@ -160,6 +222,7 @@ class Galleries:
         Raises:
             GalleryNotFound: there is none.
             ModelMismatch: it holds templates of another contract.
+            NotReady: it is still being loaded.
         """
         record = self.store.gallery(gallery)
         if record.embedding_contract != self._contract:
@@ -169,6 +232,27 @@ class Galleries:
                 {"embedding_contract": record.embedding_contract},
             )
         with self._opening:
-            if record.key not in self._open:
-                self._open[record.key] = _Open(self._dimension)
-            return record, self._open[record.key]
+            # Not there: made since the service started.
+            opened = self._open.get(record.key) or self._open.setdefault(record.key, self._new(loaded=True))
+        if not opened.loaded:
+            raise NotReady(
+                f"Gallery {gallery!r} with its {record.faces} faces is still being loaded. Try again in a moment.",
+                {"gallery": gallery, "retry_after_s": 1},
+            )
+        return record, opened
+
+
+def catch_up(segment: Segment, store: Store, gallery_key: int, told: Callable[[int], object] = lambda _: None) -> None:
+    """Bring a segment, which nobody else changes, to what the store has: by the difference, all of it at first.
+
+    Searches go on meanwhile. Raises GalleryNotFound.
+    """
+    stored, held = store.face_keys(gallery_key), segment.faces()
+    segment.remove(np.setdiff1d(held, stored, assume_unique=True))
+    missing = np.setdiff1d(stored, held, assume_unique=True)
+    if not len(missing):
+        return
+    for templates in store.templates(gallery_key, after=int(missing[0]) - 1):
+        wanted = np.isin(templates.faces, missing, assume_unique=True)
+        segment.add(Templates(templates.faces[wanted], templates.persons[wanted], templates.embeddings[wanted]))
+        told(int(np.count_nonzero(wanted)))

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.gallery.index import FaceRows, Keys, Vectors
+from service.gallery.face_rows import FaceRows
 from service.gallery.locks import ReadWriteLock
 from service.gallery.records import Templates
+from service.gallery.vectors import Keys, Vectors
 
 # Compaction starts when more than this share of the rows is dead, and at least so many.
 DEAD_SHARE = 0.10
@@ -67,6 +68,11 @@ class Segment:
         """Rows of removed faces that compaction has not taken out yet."""
         with self._lock.reading():
             return len(self._rows) - self._rows.live
+
+    def faces(self) -> Keys:
+        """The keys of the live faces, int64 (n,), in no order."""
+        with self._lock.reading():
+            return self._rows.faces[~self._rows.dead]
 
     def add(self, templates: Templates) -> None:
         """Make faces searchable: when this returns, every search sees them.
@@ -175,13 +181,11 @@ class _Search:
 
     def _by_best_rows(self, numbers: Keys, k: int) -> Keys:
         """Answer the probes of these numbers that ``k`` rows are enough for; return the others."""
-        scores, rows = self._index.search(self._probes[numbers], k)
+        best = self._index.search(self._probes[numbers], k)
         unsure = []
-        for number, row_scores, candidates in zip(numbers, scores, rows, strict=True):
+        for number, candidates, missed in zip(numbers, best.rows, best.missed, strict=True):
             hits = self._best_persons(number, candidates[self._wanted[candidates]])
-            # No row that was not given can be better than this.
-            bound = float(row_scores.min()) + self._margins[number]
-            if len(hits) == self._top_k and hits[-1].similarity > bound:
+            if len(hits) == self._top_k and hits[-1].similarity > missed:
                 self._hits[number] = hits
             else:
                 unsure.append(number)

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Engine
 
-from service.gallery import store_faces, store_galleries, store_persons
+from service.gallery import store_bulk, store_faces, store_galleries, store_persons
 from service.gallery.database import open_database
 from service.gallery.records import FaceRecord, GalleryRecord, Metadata, NewFace, Page, PersonRecord, Templates
+from service.gallery.store_bulk import BulkPerson, Imported
 from service.gallery.store_faces import AddedFaces, Answer, Once
 from service.gallery.store_reserve import RESERVE_BYTES
 from service.gallery.store_session import Sessions
@@ -209,6 +210,28 @@ class Store:
         key = self._sessions.delete(lambda connection: store_faces.remove(connection, gallery, person, face_id))
         self.erase()
         return key
+
+    def export_page(
+        self, gallery: str, cursor: str | None, limit: int, most_faces: int
+    ) -> tuple[GalleryRecord, Page[BulkPerson]]:
+        """The gallery, and up to ``limit`` (1 to 1000) of its persons with their faces, in the order of their ids.
+
+        A page ends before the person with whom it would have more than ``most_faces`` faces; the first person of a
+        page comes whole. All of a page is of one moment. Raises GalleryNotFound.
+        """
+        with self._sessions.read() as connection:
+            return store_bulk.export_page(connection, gallery, cursor, limit, most_faces)
+
+    def import_persons(self, gallery: str, persons: Sequence[BulkPerson]) -> Imported:
+        """Make or change all of ``persons`` and add those of their faces that are not there, or do nothing.
+
+        Raises:
+            GalleryNotFound
+            Conflict: an id is given twice, or a face id is taken by another template or another person.
+            ModelMismatch: an embedding is not of the gallery's dimension.
+        """
+        with self._sessions.write() as connection:
+            return store_bulk.import_persons(connection, gallery, persons)
 
     def templates(self, gallery_key: int, after: int = 0, block: int = 8192) -> Iterator[Templates]:
         """All templates of a gallery with face keys above ``after``, ascending, in blocks of at most ``block`` rows.

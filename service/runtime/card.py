@@ -20,6 +20,7 @@ FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Point = tuple[float, float]
 Template = tuple[Point, Point, Point, Point, Point]
 Fusion = Literal["none", "sum", "concat"]
+BUNDLE_NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
 
 class _Part(BaseModel):
@@ -78,6 +79,7 @@ class EmbeddingContract(_Part):
         weights: sha256 of the published embedder.
         fusion: how the features of a crop and its mirror image are joined.
         precision: arithmetic of the weights.
+        projection: digest of the PCA that follows the fusion; None without one.
     """
 
     weights: Sha256
@@ -86,6 +88,8 @@ class EmbeddingContract(_Part):
     fusion: Fusion
     dimension: int = Field(ge=2, le=8192)
     precision: Literal["float32", "float16", "int8"]
+    # Left out where there is none: embeddings from before there were projections keep their contract.
+    projection: Sha256 | None = Field(default=None, exclude_if=lambda digest: digest is None)
 
     def digest(self) -> str:
         """sha256 of the canonical JSON form; the ``embedding_contract`` that travels with every embedding."""
@@ -164,7 +168,7 @@ class Card(_Part):
     """All that the service needs to know about a pair of networks."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+    name: Annotated[str, Field(pattern=BUNDLE_NAME)]
     version: str
     description: str
     licence: Licence

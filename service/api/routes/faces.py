@@ -1,11 +1,11 @@
 """Enrolment, search, and 1:1 against an enrolled person."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
-from fastapi import APIRouter, Depends, Header, Request
+from fastapi import APIRouter, Depends, Header
 
-from service.api.access import EngineDep, GalleriesDep, StoreWorkersDep, WorkersDep
+from service.api.access import EverythingDep, GalleriesDep, StoreWorkersDep
 from service.api.bodies import openapi_body, reader
 from service.api.errors import status_and_code
 from service.api.gallery_schemas import (
@@ -26,8 +26,9 @@ from service.api.routes.photos import ERRORS
 from service.api.schemas import Box, CompareAnswer
 from service.decision.searches import choose_search_point
 from service.engine import Engine
+from service.gallery.gallery import Galleries
 from service.gallery.records import NewFace
-from service.gallery.store import Once
+from service.gallery.store import AddedFaces, Once
 from service.identification import decide, digest, enrol, examine, verify_enrolled
 from service.recognition.select import box_details
 
@@ -38,18 +39,17 @@ IdempotencyKey = Annotated[str | None, Header(max_length=255)]
 
 @router.post(f"{PERSON}/faces", status_code=201, openapi_extra=openapi_body(EnrolRequest))
 async def enrol_faces(
-    request: Request,
     gallery: str,
     person: str,
     body: Annotated[EnrolRequest, Depends(reader(EnrolRequest))],
+    service: EverythingDep,
     idempotency_key: IdempotencyKey = None,
 ) -> EnrolAnswer:
     """Enrol photos of a person, each with its own outcome, or templates made elsewhere.
 
     With an ``Idempotency-Key`` the same request again gives the answer of the first time and adds nothing.
     """
-    state = request.app.state
-    galleries, store_workers = state.galleries, state.store_workers
+    galleries, store_workers = service.galleries, service.store_workers
     contents = body.images or [repr(body.embeddings).encode()]
     once = Once(idempotency_key, digest(person, body.faces, body.face_ids, *contents)) if idempotency_key else None
     if once is not None:
@@ -60,10 +60,10 @@ async def enrol_faces(
     await store_workers.run(galleries.store.person, gallery, person)
     place = (gallery, person)
     if body.images is None:
-        added = await store_workers.run(_enrol_templates, state.engine, galleries, place, body, once)
+        added = await store_workers.run(_enrol_templates, service.engine, galleries, place, body, once)
     else:
-        calls = [(state.engine, image, body.faces, f"images[{i}]") for i, image in enumerate(body.images)]
-        examined = await state.workers.map(examine, calls)
+        calls = [(service.engine, image, body.faces, f"images[{i}]") for i, image in enumerate(body.images)]
+        examined = await service.workers.map(examine, calls)
         ids: list[str | None] = [*body.face_ids] if body.face_ids else [None] * len(examined)
         added = await store_workers.run(
             enrol, galleries, place, examined, ids, once, lambda error: status_and_code(error)[1]
@@ -71,7 +71,9 @@ async def enrol_faces(
     return EnrolAnswer.model_validate(added.answer)
 
 
-def _enrol_templates(engine: Engine, galleries: Any, place: tuple[str, str], body: EnrolRequest, once: Any) -> Any:
+def _enrol_templates(
+    engine: Engine, galleries: Galleries, place: tuple[str, str], body: EnrolRequest, once: Once | None
+) -> AddedFaces:
     assert body.embeddings is not None
     assert body.embedding_contract is not None
     engine.require_contract(body.embedding_contract)
@@ -109,16 +111,15 @@ async def delete_face(
 
 @router.post(f"{PERSON}/verify", openapi_extra=openapi_body(VerifyPersonRequest))
 async def verify_person(
-    request: Request,
     gallery: str,
     person: str,
     body: Annotated[VerifyPersonRequest, Depends(reader(VerifyPersonRequest))],
+    service: EverythingDep,
 ) -> CompareAnswer:
     """Is the person in the photo the enrolled one? The most similar of that person's faces decides."""
-    state = request.app.state
-    subject = await state.workers.run(state.engine.subject, body.image, body.faces, "image")
-    comparison = await state.store_workers.run(
-        verify_enrolled, state.engine, state.galleries, (gallery, person), subject, body.fmr, body.threshold
+    subject = await service.workers.run(service.engine.subject, body.image, body.faces, "image")
+    comparison = await service.store_workers.run(
+        verify_enrolled, service.engine, service.galleries, (gallery, person), subject, body.fmr, body.threshold
     )
     return CompareAnswer.of(comparison)
 
@@ -127,25 +128,22 @@ async def verify_person(
 async def search(
     gallery: str,
     body: Annotated[SearchRequest, Depends(reader(SearchRequest))],
-    engine: EngineDep,
-    galleries: GalleriesDep,
-    workers: WorkersDep,
-    store_workers: StoreWorkersDep,
+    service: EverythingDep,
 ) -> SearchAnswer:
     """Who of the gallery is it? ``unknown`` is an ordinary answer. One entry in ``probes`` for each probe face."""
     boxes: list[Box | None] = [None]
     if body.image is not None:
-        _, found = await workers.run(engine.embed, body.image, body.faces)
+        _, found = await service.workers.run(service.engine.embed, body.image, body.faces)
         boxes = [Box(**box_details(face.face)) for face, _ in found]
         vectors = [embedded.embedding for _, embedded in found]
     else:
         assert body.embedding is not None
         assert body.embedding_contract is not None
-        engine.require_contract(body.embedding_contract)
-        vectors = [engine.template("embedding", body.embedding)]
-    probes = np.stack(vectors) if vectors else np.zeros((0, engine.card.contract.dimension), np.float32)
-    result = await store_workers.run(galleries.search, gallery, probes, body.top_k, body.filter)
-    point = choose_search_point(engine.thresholds, result.persons, body.fpir, body.fmr, body.threshold)
+        service.engine.require_contract(body.embedding_contract)
+        vectors = [service.engine.template("embedding", body.embedding)]
+    probes = np.stack(vectors) if vectors else np.zeros((0, service.engine.card.contract.dimension), np.float32)
+    result = await service.store_workers.run(service.galleries.search, gallery, probes, body.top_k, body.filter)
+    point = choose_search_point(service.engine.thresholds, result.persons, body.fpir, body.fmr, body.threshold)
     answers = [decide(found, point, body.candidates == "above_threshold") for found in result.candidates]
     return SearchAnswer(
         gallery=gallery,

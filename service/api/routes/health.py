@@ -11,9 +11,11 @@ from service.api.schemas import (
     Limits,
     OperatingPointOut,
     ProviderOut,
+    SearchOut,
 )
 from service.engine import Engine
 from service.errors import NotReady
+from service.gallery.gallery import Galleries
 from service.recognition.decode import FORMATS
 from service.settings import Settings
 
@@ -28,7 +30,7 @@ async def live() -> Health:
 
 @router.get("/health/ready", responses={503: {"model": ErrorAnswer}})
 async def ready(request: Request) -> Health:
-    """The networks are loaded and warm."""
+    """The networks are warm and all galleries in memory."""
     if not request.app.state.ready:
         raise NotReady("The service is starting or draining.")
     return Health(status="ready")
@@ -39,6 +41,7 @@ async def info(request: Request) -> InfoAnswer:
     """What runs here: the bundle, its licence, its operating points, and the limits."""
     engine: Engine = request.app.state.engine
     settings: Settings = request.app.state.settings
+    galleries: Galleries | None = request.app.state.galleries
     card = engine.card
     return InfoAnswer(
         version=__version__,
@@ -58,5 +61,6 @@ async def info(request: Request) -> InfoAnswer:
             min_face_size=settings.min_face_size,
             media_types=[f"image/{name.lower()}" for name in FORMATS],
         ),
-        gallery_backend="sqlite" if request.app.state.galleries is not None else None,
+        gallery_backend=None if galleries is None else "sqlite",
+        search=None if galleries is None else SearchOut(mode="exact", device=galleries.device),
     )

@@ -1,6 +1,7 @@
 """The real application around the real bundle, and photos of one person and of two."""
 
 import io
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,6 +17,8 @@ from service.settings import Settings
 @pytest.fixture(scope="session")
 def client(engine: Engine) -> Iterator[TestClient]:
     with TestClient(create_app(engine, Settings()), raise_server_exceptions=False) as client:
+        while client.get("/v1/health/ready").status_code == 503:
+            time.sleep(0.01)
         yield client
 
 

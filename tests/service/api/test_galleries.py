@@ -1,6 +1,7 @@
 """Enrolment and search over the real application, store and networks."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,10 @@ class opened:
         self.client = TestClient(create_app(engine, Settings(), galleries), raise_server_exceptions=False)
 
     def __enter__(self) -> TestClient:
-        return self.client.__enter__()
+        client = self.client.__enter__()
+        while client.get("/v1/health/ready").status_code == 503:
+            time.sleep(0.01)
+        return client
 
     def __exit__(self, *_: object) -> None:
         self.client.__exit__(None, None, None)

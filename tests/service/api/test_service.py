@@ -1,6 +1,8 @@
 """Health, facts, request ids, and what happens when the unexpected or too much happens."""
 
 import threading
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,8 @@ from service import __version__, errors
 from service.api.app import create_app
 from service.api.errors import STATUS_AND_CODE
 from service.engine import Engine
+from service.gallery.gallery import Galleries
+from service.gallery.store import Store
 from service.settings import Settings
 
 
@@ -25,7 +29,10 @@ def test_not_ready_before_the_networks_are_warm_and_after_draining(engine: Engin
     assert early.json()["error"]["code"] == "not_ready"
     assert early.headers["retry-after"]
     with TestClient(app) as started:
-        assert started.get("/v1/health/ready").status_code == 200
+        deadline = time.monotonic() + 60
+        while started.get("/v1/health/ready").status_code != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
     assert TestClient(app).get("/v1/health/ready").status_code == 503
 
 
@@ -38,6 +45,42 @@ def test_info_says_what_runs(client: TestClient, engine: Engine) -> None:
     assert info["provider"]["embedder"].endswith("ExecutionProvider")
     assert [point["fmr"] for point in info["operating_points"]] == [1e-3, 1e-4, 1e-5, 1e-6]
     assert info["limits"]["max_pixels"] == 50_000_000
+
+
+def test_info_says_how_searches_are_answered(engine: Engine, tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "gallery.db")
+    galleries = Galleries(store, engine.card.embedding_contract, engine.card.contract.dimension)
+    info = TestClient(create_app(engine, Settings(), galleries)).get("/v1/info").json()
+    store.close()
+    assert (info["gallery_backend"], info["search"]) == ("sqlite", {"mode": "exact", "device": "cpu"})
+
+
+def test_a_parameter_out_of_range_is_answered_in_the_common_shape(engine: Engine, tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "gallery.db")
+    galleries = Galleries(store, engine.card.embedding_contract, engine.card.contract.dimension)
+    answer = TestClient(create_app(engine, Settings(), galleries)).get("/v1/galleries?limit=1001")
+    store.close()
+    assert answer.status_code == 422
+    assert answer.json()["error"]["code"] == "invalid_request"
+    assert "limit" in answer.json()["error"]["message"]
+    assert "1001" in answer.json()["error"]["message"]
+    assert answer.json()["request_id"] == answer.headers["x-request-id"]
+
+
+def test_a_service_that_cannot_get_ready_says_so_and_stops(engine: Engine, tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "gallery.db")
+    store.put_gallery("g", None, None, engine.card.embedding_contract, engine.card.contract.dimension)
+    galleries = Galleries(store, engine.card.embedding_contract, engine.card.contract.dimension)
+    store.close()
+    (tmp_path / "gallery.db").write_bytes(b"damaged" * 5000)
+    failures: list[Exception] = []
+    with TestClient(create_app(engine, Settings(), galleries, failures.append)) as client:
+        deadline = time.monotonic() + 60
+        while not failures:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert client.get("/v1/health/ready").status_code == 503
+    assert "damaged" in str(failures[0])
 
 
 def test_a_sane_request_id_is_kept_and_any_other_replaced(client: TestClient) -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from service.errors import FaceNotFound, InvalidImage
-from service.evaluation.lfw import EmbeddedFace, EmbeddedPhoto, EmbedPhoto
+from service.evaluation.photos import EmbeddedFace, EmbeddedPhoto, EmbedPhoto
 
 PERSONS, PHOTOS, FOLDS, PER_FOLD = 10, 5, 5, 8
 SIDE = 64

@@ -1,16 +1,15 @@
-"""The LFW protocol: pairs files, the central face, and what becomes of photos that give no embedding."""
+"""The LFW protocol: pairs files, and what becomes of photos that give no embedding."""
 
 import hashlib
-import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from service.errors import FaceNotFound, FaceTooSmall, InvalidRequest
-from service.evaluation.lfw import EmbeddedFace, EmbeddedPhoto, EmbedPhoto, Pair, central_face, evaluate_lfw, read_pairs
+from service.errors import InvalidRequest
+from service.evaluation.lfw import evaluate_lfw, read_pairs
+from service.evaluation.photos import EmbeddedPhoto, EmbedPhoto
+from service.evaluation.verification import Pair
 
 LFW = Path(__file__).resolve().parents[4] / "shared" / "data" / "lfw"
 BLANK, GARBAGE = "P_03/P_03_0002.jpg", "P_07/P_07_0001.jpg"
@@ -23,10 +22,6 @@ def write(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "pairs.txt"
     path.write_text(text)
     return path
-
-
-def face_at(x1: float, y1: float, x2: float, y2: float) -> EmbeddedFace:
-    return EmbeddedFace((x1, y1, x2, y2), np.array([1], np.float32))
 
 
 def test_view_2_has_folds_of_matched_then_mismatched_pairs(tmp_path: Path) -> None:
@@ -95,39 +90,16 @@ def test_the_published_files(name: str, pairs: int, photos: int, folds: int) -> 
     assert (LFW / "images" / found[-1].second).is_file()
 
 
-def test_the_central_face_is_the_checkers_choice() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        corners = rng.uniform(0, 200, (4, 2))
-        boxes = np.hstack([corners, corners + rng.uniform(5, 100, (4, 2))])
-        x, y = (boxes[:, :2] + (boxes[:, 2:] - boxes[:, :2]) / 2).T
-        size = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
-        expected = boxes[np.argmin(np.hypot(x - 125, y - 125) / size)]
-        faces = [face_at(*box) for box in boxes.tolist()]
-        assert central_face(faces, 250, 250).box == tuple(expected.tolist())
-
-
-def test_the_centre_is_that_of_the_photo_and_large_faces_are_nearer() -> None:
-    left, right = face_at(0, 0, 20, 20), face_at(90, 40, 110, 60)
-    assert central_face([left, right], 200, 100) is right
-    assert central_face([left, right], 20, 20) is left
-    small, large = face_at(40, 45, 50, 55), face_at(45, 40, 67, 62)
-    assert central_face([small, large], 100, 100) is large
-    assert central_face([face_at(50, 50, 50, 50), small], 100, 100) is small
-    with pytest.raises(FaceNotFound):
-        central_face([], 100, 100)
-
-
 def test_every_photo_is_embedded_and_every_pair_compared(lfw_tree: tuple[Path, Path], embed_photo: EmbedPhoto) -> None:
     images, pairs_file = lfw_tree
     result = evaluate_lfw(embed_photo, images, pairs_file, workers=3)
     assert list(result.pairs) == read_pairs(pairs_file)
-    assert list(result.photos) == sorted({p for pair in result.pairs for p in (pair.first, pair.second)})
-    undetected = {p for p, found in zip(result.photos, result.detected, strict=True) if not found}
+    assert list(result.photos.names) == sorted({p for pair in result.pairs for p in (pair.first, pair.second)})
+    undetected = set(result.photos.undetected)
     assert undetected == {BLANK, GARBAGE}
     vectors = {
         p: embed_photo((images / p).read_bytes()).faces[1].embedding.astype(np.float64)
-        for p in result.photos
+        for p in result.photos.names
         if p not in undetected
     }
     for pair, similarity in zip(result.pairs, result.similarity, strict=True):
@@ -135,57 +107,11 @@ def test_every_photo_is_embedded_and_every_pair_compared(lfw_tree: tuple[Path, P
             assert similarity == -np.inf
         else:
             assert similarity == pytest.approx(float(vectors[pair.first] @ vectors[pair.second]), abs=1e-12)
-    for row, photo in enumerate(result.photos):
-        assert np.array_equal(result.embeddings[row], vectors.get(photo, np.zeros(192)))
-    assert result.embeddings.dtype == np.float32
+    for row, photo in enumerate(result.photos.names):
+        assert np.array_equal(result.photos.embeddings[row], vectors.get(photo, np.zeros(192)))
+    assert result.photos.embeddings.dtype == np.float32
     assert result.pairs_sha256 == hashlib.sha256(pairs_file.read_bytes()).hexdigest()
-    assert result.seconds > 0
-
-
-def test_photos_are_embedded_once_and_few_are_held_at_a_time(
-    lfw_tree: tuple[Path, Path], embed_photo: EmbedPhoto, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    images, pairs_file = lfw_tree
-    lock, held, most, seen = threading.Lock(), 0, 0, []
-    read_bytes = Path.read_bytes
-
-    def counted_read(path: Path) -> bytes:
-        nonlocal held, most
-        if path.suffix == ".jpg":
-            with lock:
-                held, most = held + 1, max(most, held + 1)
-                seen.append(path)
-        return read_bytes(path)
-
-    def slow(data: bytes, /) -> EmbeddedPhoto:
-        nonlocal held
-        time.sleep(0.005)
-        try:
-            return embed_photo(data)
-        finally:
-            with lock:
-                held -= 1
-
-    monkeypatch.setattr(Path, "read_bytes", counted_read)
-    result = evaluate_lfw(slow, images, pairs_file, workers=3)
-    assert sorted(seen) == [images / photo for photo in result.photos]
-    assert 1 < most <= 3
-
-
-def test_a_face_too_small_and_an_empty_list_are_undetected(
-    lfw_tree: tuple[Path, Path], embed_photo: EmbedPhoto
-) -> None:
-    images, pairs_file = lfw_tree
-    empty, small = ((images / name).read_bytes() for name in ("P_00/P_00_0001.jpg", "P_00/P_00_0002.jpg"))
-
-    def picky(data: bytes, /) -> EmbeddedPhoto:
-        if data == small:
-            raise FaceTooSmall("too small")
-        return EmbeddedPhoto(64, 64, []) if data == empty else embed_photo(data)
-
-    result = evaluate_lfw(picky, images, pairs_file, workers=2)
-    undetected = {photo for photo, found in zip(result.photos, result.detected, strict=True) if not found}
-    assert undetected == {BLANK, GARBAGE, "P_00/P_00_0001.jpg", "P_00/P_00_0002.jpg"}
+    assert result.photos.seconds > 0
 
 
 def test_a_missing_photo_stops_the_evaluation_before_it_begins(lfw_tree: tuple[Path, Path]) -> None:
@@ -198,51 +124,3 @@ def test_a_missing_photo_stops_the_evaluation_before_it_begins(lfw_tree: tuple[P
     with pytest.raises(InvalidRequest, match=GARBAGE) as caught:
         evaluate_lfw(never, images, pairs_file, workers=2)
     assert str(images) in caught.value.message
-
-
-def test_an_error_of_the_recognizer_ends_the_evaluation_early(lfw_tree: tuple[Path, Path]) -> None:
-    calls = []
-
-    def broken(data: bytes, /) -> EmbeddedPhoto:
-        calls.append(len(data))
-        time.sleep(0.01)
-        raise RuntimeError("out of memory")
-
-    with pytest.raises(RuntimeError, match="out of memory"):
-        evaluate_lfw(broken, *lfw_tree, workers=2)
-    assert len(calls) < 10
-
-
-def test_ctrl_c_between_two_photos_does_not_wait_for_all_others(
-    lfw_tree: tuple[Path, Path], embed_photo: EmbedPhoto, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = []
-
-    def slow(data: bytes, /) -> EmbeddedPhoto:
-        calls.append(len(data))
-        time.sleep(0.01)
-        return embed_photo(data)
-
-    def interrupted(items: Iterator[object], *_: object, **__: object) -> Iterator[object]:
-        yield next(items)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("service.evaluation.lfw.track", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        evaluate_lfw(slow, *lfw_tree, workers=2)
-    assert len(calls) < 10
-
-
-def test_what_makes_no_sense_is_refused(lfw_tree: tuple[Path, Path], embed_photo: EmbedPhoto) -> None:
-    def blind(_data: bytes, /) -> EmbeddedPhoto:
-        return EmbeddedPhoto(64, 64, [])
-
-    def unnormalised(_data: bytes, /) -> EmbeddedPhoto:
-        return EmbeddedPhoto(64, 64, [EmbeddedFace((20, 20, 40, 40), np.full(4, 0.6, np.float32))])
-
-    with pytest.raises(FaceNotFound, match="in any of the"):
-        evaluate_lfw(blind, *lfw_tree, workers=2)
-    with pytest.raises(ValueError, match=r"has length 1\.2"):
-        evaluate_lfw(unnormalised, *lfw_tree, workers=2)
-    with pytest.raises(InvalidRequest, match="0 workers"):
-        evaluate_lfw(embed_photo, *lfw_tree, workers=0)

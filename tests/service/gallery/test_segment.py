@@ -8,8 +8,9 @@ import time
 import numpy as np
 import pytest
 
-from service.gallery import index as index_module
+from service.gallery import flat_index
 from service.gallery import segment as segment_module
+from service.gallery.face_rows import FaceRows
 from service.gallery.records import Templates
 from service.gallery.segment import Hit, Segment
 
@@ -82,6 +83,17 @@ def test_search_equals_float64_brute_force(dimension, persons, faces_each):
     exact = probes.astype(np.float64) @ vectors.astype(np.float64).T
     tops = [hits[0].similarity for hits in segment.search(probes, 1)]
     assert np.allclose(tops, exact.max(axis=1), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("probes", [1, 5, 6, 40])
+def test_faces_that_8_bits_cannot_tell_apart_are_ranked_as_exactly(monkeypatch, probes):
+    monkeypatch.setattr(flat_index, "BLOCK_ROWS", 256)
+    rng = np.random.default_rng(15)
+    centre = rng.standard_normal(32)
+    vectors = unit(centre + 1e-4 * rng.standard_normal((1200, 32)))
+    segment, oracle = both(32, Templates(np.arange(1200), np.arange(1200) // 2, vectors))
+    asked = unit(vectors[:probes] + 1e-4 * rng.standard_normal((probes, 32)))
+    assert segment.search(asked, 5) == oracle.search(asked, 5)
 
 
 def test_persons_with_hundreds_of_photos_do_not_crowd_others_out():
@@ -188,7 +200,7 @@ def test_what_changes_during_a_compaction_is_in_its_result(monkeypatch):
     segment, oracle = both(32, Templates(np.arange(600), owners, vectors))
     monkeypatch.setattr(segment_module, "COPIED_ROWS", 100)
     steps = iter(range(100))
-    append = index_module.FaceRows.append
+    append = FaceRows.append
 
     def appended(rows, templates):
         append(rows, templates)
@@ -202,7 +214,7 @@ def test_what_changes_during_a_compaction_is_in_its_result(monkeypatch):
             holder.add(more)
             holder.remove(gone)
 
-    monkeypatch.setattr(index_module.FaceRows, "append", appended)
+    monkeypatch.setattr(FaceRows, "append", appended)
     segment.compact()
     monkeypatch.undo()
     assert len(segment) == len(oracle.faces)
@@ -220,7 +232,7 @@ def test_a_failed_compaction_leaves_the_segment_as_it_was(monkeypatch, caplog):
     def fails(*_):
         raise MemoryError("no room")
 
-    monkeypatch.setattr(index_module.FaceRows, "append", fails)
+    monkeypatch.setattr(FaceRows, "append", fails)
     segment._compact_quietly()
     monkeypatch.undo()
     assert "Compaction failed" in caplog.text
@@ -231,7 +243,7 @@ def test_a_failed_compaction_leaves_the_segment_as_it_was(monkeypatch, caplog):
 @pytest.mark.parametrize("seed", range(6))
 def test_random_interleavings_agree_with_the_oracle(seed, monkeypatch):
     rng = np.random.default_rng(seed)
-    monkeypatch.setattr(index_module, "BLOCK_ROWS", int(rng.choice([64, 500, 1 << 16])))
+    monkeypatch.setattr(flat_index, "BLOCK_ROWS", int(rng.choice([64, 512, 1 << 14])))
     monkeypatch.setattr(segment_module, "DEAD_ROWS", 40)
     dimension = int(rng.choice([8, 128]))
     segment, oracle, next_face = Segment(dimension), Oracle(), 0

@@ -1,0 +1,227 @@
+"""Whole persons with their templates, many at a time: how a gallery moves out and in.
+
+Functions of an open transaction, as in ``store_persons``.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection, Select, Table, bindparam, insert, select, update
+
+from service.errors import Conflict, InvalidRequest, ModelMismatch
+from service.gallery import store_galleries, store_persons
+from service.gallery.records import GalleryRecord, Metadata, Page, Templates
+from service.gallery.store_values import (
+    batches,
+    checked_id,
+    checked_metadata,
+    checked_text,
+    checked_time,
+    now,
+    page_of,
+)
+from service.gallery.tables import faces, persons, templates_table
+
+
+@dataclass(frozen=True, eq=False)
+class BulkFace:
+    """A face with its template.
+
+    Attributes:
+        embedding: float32 (d,), unit length.
+        facts: what was known of the photo it came from (box, quality).
+        created_at: None, in an import, for now.
+    """
+
+    id: str
+    embedding: NDArray[np.float32]
+    facts: Mapping[str, object] = field(default_factory=dict)
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class BulkPerson:
+    """A person with faces; ``created_at`` None, in an import, for now."""
+
+    id: str
+    name: str | None = None
+    metadata: Metadata = field(default_factory=dict)
+    expires_at: datetime | None = None
+    created_at: datetime | None = None
+    faces: tuple[BulkFace, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Imported:
+    """What an import did.
+
+    Attributes:
+        persons_created, persons_updated: how many are new, and how many of the others it changed.
+        faces_present: how many of the faces were there already, with the same template.
+        added: the new faces, in the order they were given.
+    """
+
+    persons_created: int
+    persons_updated: int
+    faces_present: int
+    added: Templates
+
+
+def export_page(
+    connection: Connection, gallery: str, cursor: str | None, limit: int, most_faces: int
+) -> tuple[GalleryRecord, Page[BulkPerson]]:
+    """See ``Store.export_page``."""
+    owner = store_galleries.get(connection, gallery)
+    page = store_persons.page(connection, gallery, cursor, limit, None)
+    total = np.cumsum([person.faces for person in page.items])
+    fit = max(1, int(np.searchsorted(total, most_faces, side="right")))
+    cut = page_of(page.items, fit, lambda person: person)
+    found = _faces_of(connection, owner.dimension, [person.key for person in cut.items])
+    whole = tuple(
+        BulkPerson(p.id, p.name, p.metadata, p.expires_at, p.created_at, tuple(found.get(p.key, ()))) for p in cut.items
+    )
+    return owner, Page(whole, cut.cursor or page.cursor)
+
+
+def import_persons(connection: Connection, gallery: str, given: Sequence[BulkPerson]) -> Imported:
+    """See ``Store.import_persons``."""
+    owner = store_galleries.get(connection, gallery)
+    _refuse_doubles("person", [person.id for person in given])
+    _refuse_doubles("face", [face.id for person in given for face in person.faces])
+    _check_embeddings(given, owner.dimension)
+    keys, created, updated = _put_persons(connection, owner.key, given)
+    there = _templates_by_id(connection, owner, [face.id for person in given for face in person.faces])
+    new: list[tuple[int, BulkFace]] = []
+    for person in given:
+        for face in person.faces:
+            if face.id not in there:
+                new.append((keys[person.id], face))
+            elif there[face.id] != (keys[person.id], _blob(face)):
+                raise Conflict(
+                    f"The face id {face.id!r} is taken in this gallery, by another template or another person.",
+                    {"face": face.id, "person": person.id},
+                )
+    added = _insert_faces(connection, owner, new)
+    if created or updated or new:
+        store_galleries.changed(connection, owner.key, persons=created, faces=len(new))
+    return Imported(created, updated, len(there), added)
+
+
+def _faces_of(connection: Connection, dimension: int, keys: Iterable[int]) -> dict[int, list[BulkFace]]:
+    """The faces of each person, in the order they were added, so that an import adds them in that order."""
+    table = templates_table(dimension)
+    query = select(faces, table.c.embedding).join(table, table.c.face_key == faces.c.key).order_by(faces.c.key)
+    found: dict[int, list[BulkFace]] = {}
+    for batch in batches(keys):
+        for row in connection.execute(query.where(faces.c.person_key.in_(batch))):
+            embedding = np.frombuffer(row.embedding, "<f4").astype(np.float32)
+            found.setdefault(row.person_key, []).append(BulkFace(row.id, embedding, row.facts, row.created_at))
+    return found
+
+
+def _put_persons(
+    connection: Connection, gallery_key: int, given: Sequence[BulkPerson]
+) -> tuple[dict[str, int], int, int]:
+    """Make or change the persons; the key of each by its id, how many were made, how many changed."""
+    ids = [person.id for person in given]
+    here = select(persons).where(persons.c.gallery_key == gallery_key)
+    before = {row.id: row for row in _with_ids(connection, here, persons, ids)}
+    at = now()
+    new, changed = [], []
+    for person in given:
+        values = {
+            "name": checked_text("name", person.name),
+            "metadata": checked_metadata(person.metadata),
+            "expires_at": checked_time("expires_at", person.expires_at),
+        }
+        row = before.get(person.id)
+        if row is None:
+            created_at = checked_time("created_at", person.created_at) or at
+            stamps = {"created_at": created_at, "updated_at": at}
+            new.append({"gallery_key": gallery_key, "id": person.id, **stamps, **values})
+        elif any(_exact(getattr(row, name)) != _exact(value) for name, value in values.items()):
+            changed.append({"row": row.key, "updated_at": at, **values})
+    if new:
+        connection.execute(insert(persons), new)
+    if changed:
+        connection.execute(update(persons).where(persons.c.key == bindparam("row")), changed)
+    keys = {row.id: row.key for row in before.values()}
+    made = _keys_by_id(connection, persons, gallery_key, [str(row["id"]) for row in new])
+    return keys | made, len(new), len(changed)
+
+
+def _insert_faces(connection: Connection, owner: GalleryRecord, new: Sequence[tuple[int, BulkFace]]) -> Templates:
+    if not new:
+        return Templates(np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, owner.dimension), np.float32))
+    at = now()
+    rows = [
+        {
+            "gallery_key": owner.key,
+            "person_key": person_key,
+            "id": face.id,
+            "facts": dict(face.facts),
+            "created_at": checked_time("created_at", face.created_at) or at,
+        }
+        for person_key, face in new
+    ]
+    connection.execute(insert(faces), rows)
+    ids = [face.id for _, face in new]
+    key_of = _keys_by_id(connection, faces, owner.key, ids)
+    keys = [key_of[id] for id in ids]
+    blobs = [{"face_key": key, "embedding": _blob(face)} for key, (_, face) in zip(keys, new, strict=True)]
+    connection.execute(insert(templates_table(owner.dimension)), blobs)
+    owners = np.array([person_key for person_key, _ in new], np.int64)
+    return Templates(np.array(keys, np.int64), owners, np.stack([face.embedding for _, face in new]))
+
+
+def _templates_by_id(connection: Connection, owner: GalleryRecord, ids: Sequence[str]) -> dict[str, tuple[int, bytes]]:
+    """Person key and template of those of these faces that are there."""
+    table = templates_table(owner.dimension)
+    query = select(faces.c.id, faces.c.person_key, table.c.embedding).join(table, table.c.face_key == faces.c.key)
+    here = query.where(faces.c.gallery_key == owner.key)
+    return {row.id: (row.person_key, row.embedding) for row in _with_ids(connection, here, faces, ids)}
+
+
+def _keys_by_id(connection: Connection, table: Table, gallery_key: int, ids: Sequence[str]) -> dict[str, int]:
+    """The keys of a gallery's persons or faces."""
+    here = select(table.c.id, table.c.key).where(table.c.gallery_key == gallery_key)
+    return {row.id: row.key for row in _with_ids(connection, here, table, ids)}
+
+
+def _with_ids(connection: Connection, query: Select[Any], table: Table, ids: Sequence[str]) -> Iterator[Any]:
+    for start in range(0, len(ids), 500):
+        yield from connection.execute(query.where(table.c.id.in_(ids[start : start + 500])))
+
+
+def _refuse_doubles(kind: str, ids: Sequence[str]) -> None:
+    seen: set[str] = set()
+    for id in ids:
+        if checked_id(kind, id) in seen:
+            raise Conflict(f"The {kind} id {id!r} is given twice. Give every {kind} its own.", {kind: id})
+        seen.add(id)
+
+
+def _check_embeddings(given: Sequence[BulkPerson], dimension: int) -> None:
+    embeddings = [face.embedding for person in given for face in person.faces]
+    for embedding in embeddings:
+        if embedding.shape != (dimension,):
+            raise ModelMismatch(
+                f"An embedding has the shape {embedding.shape}; this gallery holds ({dimension},).",
+                {"dimension": dimension},
+            )
+    if any(e.dtype != np.float32 for e in embeddings) or not np.isfinite(embeddings).all():
+        raise InvalidRequest("Embeddings must be of finite float32 numbers.")
+
+
+def _blob(face: BulkFace) -> bytes:
+    return face.embedding.astype("<f4").tobytes()
+
+
+def _exact(value: object) -> str:
+    """To compare by: in Python True equals 1, in metadata it doesn't."""
+    return json.dumps(value, sort_keys=True, default=str)
