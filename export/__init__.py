@@ -1,1 +1,1 @@
-"""Turns published networks into bundles: fetch, rewrite the graph, prove parity, write the card."""
+"""Turns networks, published or trained here, into bundles: fetch, rewrite the graph, prove parity, write the card."""

@@ -1,10 +1,12 @@
-"""From published files to a bundle: rewrite both graphs, measure parity, write the card, all or nothing."""
+"""From networks to a bundle: rewrite both graphs, measure parity, write the card, all or nothing."""
 
 import hashlib
 import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,37 +15,50 @@ from insightface.utils.face_align import arcface_dst
 from onnx import ModelProto
 
 from export.calibration import shipped
-from export.catalog import BundleRecipe, CatalogFile
+from export.catalog import Architecture, BundleRecipe, CatalogFile
 from export.embedder import CROP_SIZE, PLAIN, adopt_embedder, feature_dimension
 from export.graph import load_network
-from export.parity import measure_parity
+from export.parity import Features, measure_parity, onnx_detections, onnx_features
+from export.projection import Projection
+from export.scrfd import adopt_scrfd
 from export.yunet import adopt_yunet
 from service.errors import BundleError, LikenessError
 from service.runtime.bundle import CARD_FILE, bundles_dir, card_digest, open_bundle
 from service.runtime.card import (
     Alignment,
+    Calibration,
     Card,
     EmbeddingContract,
     Licence,
     Network,
     Parity,
+    Preprocessing,
     Source,
-    Template,
 )
 from service.runtime.networks import METADATA_CONTRACT, METADATA_FUSION, RuntimeOptions, open_networks
 
 STALE_S = 24 * 3600.0
 DETECTOR_FILE, EMBEDDER_FILE = "detector.onnx", "embedder.onnx"
+_ADOPT_DETECTOR = {"yunet": adopt_yunet, "scrfd": adopt_scrfd}
 
 
 @dataclass(frozen=True)
-class _Draft:
-    """Everything of a bundle but the parity figures."""
+class Draft:
+    """Everything of a bundle but the parity figures.
+
+    Attributes:
+        recipe: names and describes it, and what it was made of.
+        detector, embedder: the rewritten networks, as they will be served.
+        projection: the one that the contract names.
+        calibration: None for the one that comes with this program, if there is one.
+    """
 
     recipe: BundleRecipe
     contract: EmbeddingContract
     detector: bytes
     embedder: bytes
+    projection: Projection | None = None
+    calibration: Calibration | None = None
 
     def card(self, parity: Parity) -> Card:
         contract = self.contract.digest()
@@ -62,7 +77,7 @@ class _Draft:
             contract=self.contract,
             embedding_contract=contract,
             parity=parity,
-            calibration=shipped(self.recipe.name, contract, self.recipe.detector.sha256),
+            calibration=self.calibration or shipped(self.recipe.name, contract, self.recipe.detector.sha256),
         )
 
 
@@ -84,64 +99,107 @@ def adopt(recipe: BundleRecipe, detector: Path, embedder: Path, data_dir: Path) 
         found = hashlib.sha256(path.read_bytes()).hexdigest()
         if found != file.sha256:
             raise BundleError(f"{path} has sha256 {found[:16]}…, the catalogue says {file.sha256[:16]}….")
-    draft = _draft(recipe, detector, embedder)
+    preprocessing = recipe.embedder.preprocessing or PLAIN
+    draft = make_draft(recipe, detector, load_network(embedder), preprocessing, default_alignment())
     home = bundles_dir(data_dir)
     home.mkdir(parents=True, exist_ok=True)
     _sweep(home)
-    with tempfile.TemporaryDirectory(prefix=".making-", dir=home) as making:
-        folder = Path(making) / "bundle"
-        folder.mkdir()
-        (folder / DETECTOR_FILE).write_bytes(draft.detector)
-        (folder / EMBEDDER_FILE).write_bytes(draft.embedder)
-        parity = _measure(draft, (detector, embedder))
-        (folder / CARD_FILE).write_text(draft.card(parity).to_json(), encoding="utf-8")
-        open_bundle(folder)
-        _sync(folder)
+    with making_bundle(draft, (detector, onnx_features(embedder)), home) as folder:
         final = home / f"{recipe.name}-{card_digest(folder)}"
         _move_into_place(folder, final)
     _link(home / recipe.name, final.name)
     return final
 
 
-def _draft(recipe: BundleRecipe, detector: Path, embedder: Path) -> _Draft:
-    model = load_network(embedder)
-    dimension = feature_dimension(model)
+def make_draft(
+    recipe: BundleRecipe,
+    detector: Path,
+    embedder: ModelProto,
+    preprocessing: Preprocessing,
+    alignment: Alignment,
+    projection: Projection | None = None,
+) -> Draft:
+    """Rewrite both networks into the form that is served; ``embedder`` is changed in place.
+
+    Raises:
+        BundleError: a graph of another kind.
+    """
+    dimension = feature_dimension(embedder) * (2 if recipe.fusion == "concat" else 1)
     contract = EmbeddingContract(
         weights=recipe.embedder.sha256,
-        preprocessing=PLAIN,
-        alignment=Alignment(size=CROP_SIZE, template=_template()),
+        preprocessing=preprocessing,
+        alignment=alignment,
         fusion=recipe.fusion,
-        dimension=2 * dimension if recipe.fusion == "concat" else dimension,
+        dimension=dimension if projection is None else len(projection.components),
         precision="float32",
+        projection=None if projection is None else projection.digest(),
     )
     stamp = {METADATA_CONTRACT: contract.digest(), METADATA_FUSION: contract.fusion}
-    return _Draft(
+    return Draft(
         recipe,
         contract,
-        _serialise(adopt_yunet(load_network(detector), {})),
-        _serialise(adopt_embedder(model, contract.preprocessing, contract.fusion, stamp)),
+        _serialise(_ADOPT_DETECTOR[_architecture(recipe)](load_network(detector), {})),
+        _serialise(adopt_embedder(embedder, contract.preprocessing, contract.fusion, stamp, projection)),
+        projection,
     )
 
 
-def _measure(draft: _Draft, published: tuple[Path, Path]) -> Parity:
+@contextmanager
+def making_bundle(draft: Draft, published: tuple[Path, Features], home: Path) -> Iterator[Path]:
+    """Write the draft, measured, checked and flushed to disk, into a temporary folder in ``home``.
+
+    Args:
+        published: what it is measured against: the detector's file, and the embedder as ``measure_parity`` takes it.
+
+    Yields:
+        The bundle's folder, to be renamed; what is still there afterwards is removed.
+
+    Raises:
+        BundleError: parity past its limit, or a bundle that contradicts itself.
+    """
+    with tempfile.TemporaryDirectory(prefix=".making-", dir=home) as making:
+        folder = Path(making) / "bundle"
+        folder.mkdir()
+        (folder / DETECTOR_FILE).write_bytes(draft.detector)
+        (folder / EMBEDDER_FILE).write_bytes(draft.embedder)
+        parity = _measure(draft, published)
+        (folder / CARD_FILE).write_text(draft.card(parity).to_json(), encoding="utf-8")
+        open_bundle(folder)
+        _sync(folder)
+        yield folder
+
+
+def _measure(draft: Draft, published: tuple[Path, Features]) -> Parity:
     """Parity of the very bytes that will be served, through the service's own runtime."""
     try:
         networks = open_networks(draft.detector, draft.embedder, draft.contract, RuntimeOptions(provider="cpu"))
-        return measure_parity(published, *networks, draft.contract)
+        detections = onnx_detections(published[0], _architecture(draft.recipe))
+        return measure_parity((detections, published[1]), *networks, draft.contract, draft.projection)
     except LikenessError:
         raise
     except Exception as error:  # a graph that contradicts itself fails inside ONNX Runtime or numpy
         raise BundleError(f"The networks of {draft.recipe.name} cannot be run: {error}") from error
 
 
-def _template() -> Template:
+def _architecture(recipe: BundleRecipe) -> Architecture:
+    if recipe.detector.architecture is None:
+        raise BundleError(f"How {recipe.detector.name} is decoded is not known; the catalogue must say.")
+    return recipe.detector.architecture
+
+
+def default_alignment() -> Alignment:
     """The field's 112×112 landmark positions, from insightface."""
     a, b, c, d, e = ((float(x), float(y)) for x, y in arcface_dst)
-    return a, b, c, d, e
+    return Alignment(size=CROP_SIZE, template=(a, b, c, d, e))
 
 
 def _network(name: str, content: bytes, takes: str, published: CatalogFile) -> Network:
-    source = Source(file=published.name, sha256=published.sha256, url=published.official, licence=published.licence)
+    source = Source(
+        file=published.name,
+        sha256=published.sha256,
+        url=published.official or published.page,
+        licence=published.licence,
+    )
     return Network(file=name, sha256=hashlib.sha256(content).hexdigest(), size=len(content), input=takes, source=source)
 
 

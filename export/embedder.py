@@ -10,6 +10,7 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from export import graph as g
+from export.projection import Projection
 from service.errors import BundleError
 from service.runtime.card import Fusion, Preprocessing
 
@@ -21,12 +22,17 @@ PLAIN = Preprocessing(channels="RGB", mean=0.0, scale=1.0)
 
 
 def adopt_embedder(
-    model: ModelProto, preprocessing: Preprocessing, fusion: Fusion, metadata: Mapping[str, str]
+    model: ModelProto,
+    preprocessing: Preprocessing,
+    fusion: Fusion,
+    metadata: Mapping[str, str],
+    projection: Projection | None = None,
 ) -> ModelProto:
     """Return the self-contained graph; ``model`` is changed in place.
 
     Flip fusion (every crop and its mirror image through the network): ``sum`` adds the two features, ``concat``
-    joins them, both before the L2 norm, as is usual in LFW protocols since DeepID2 (Sun et al. 2014).
+    joins them, both before the L2 norm, as is usual in LFW protocols since DeepID2 (Sun et al. 2014). A projection
+    follows the L2 norm and is followed by another; ``feature_norm`` stays the length of the fused feature.
 
     Raises:
         BundleError: the graph is not a 112×112 embedder with one image input and one ``[1, d]`` output.
@@ -43,9 +49,16 @@ def adopt_embedder(
         raise BundleError(f"An embedder takes [n, 3, {CROP_SIZE}, {CROP_SIZE}], this graph takes {shape}.")
     features, features_dim = graph.output[0].name, feature_dimension(model)
 
+    g.drop_identities(graph)
     g.expand_prelu(graph)
     before = _prepare(graph, images[0].name, preprocessing, fusion)
-    after, dimension = _fuse(graph, features, features_dim, fusion)
+    after, fused, dimension = _fuse(model, features, features_dim, fusion)
+    after.append(g.reduce(model, "ReduceL2", fused, "feature_norm", axis=1))
+    if projection is None:
+        after += _normalise(model, fused, "embedding")
+    else:
+        after += [*_normalise(model, fused, "unit"), *_project(model, projection)]
+        dimension = len(projection.components)
     body = list(graph.node)
     del graph.node[:]
     graph.node.extend([*before, *body, *after])
@@ -105,28 +118,40 @@ def _prepare(graph: GraphProto, image: str, preprocessing: Preprocessing, fusion
     return nodes
 
 
-def _fuse(graph: GraphProto, features: str, dimension: int, fusion: Fusion) -> tuple[list[NodeProto], int]:
-    """Nodes from the features to ``embedding`` and ``feature_norm``; and the fused dimension."""
-    nodes: list[NodeProto] = []
-    if fusion != "none":
-        pairs = g.set_weight(graph, "fuse/pairs", np.array([2, -1, dimension], np.int64))
-        nodes.append(helper.make_node("Reshape", [features, pairs], ["feature_pairs"]))  # (2, n, d)
+def _fuse(model: ModelProto, features: str, dimension: int, fusion: Fusion) -> tuple[list[NodeProto], str, int]:
+    """Nodes from the features to the fused ones, what those are called, and their dimension."""
+    if fusion == "none":
+        return [], features, dimension
+    pairs = g.set_weight(model.graph, "fuse/pairs", np.array([2, -1, dimension], np.int64))
+    nodes = [helper.make_node("Reshape", [features, pairs], ["feature_pairs"])]  # (2, n, d)
     if fusion == "sum":
-        nodes.append(helper.make_node("ReduceSum", ["feature_pairs"], ["fused"], axes=[0], keepdims=0))
+        nodes.append(g.reduce(model, "ReduceSum", "feature_pairs", "fused", axis=0))
     elif fusion == "concat":
-        flat = g.set_weight(graph, "fuse/flat", np.array([-1, 2 * dimension], np.int64))
+        flat = g.set_weight(model.graph, "fuse/flat", np.array([-1, 2 * dimension], np.int64))
         nodes += [
             helper.make_node("Transpose", ["feature_pairs"], ["pairs_last"], perm=[1, 0, 2]),
             helper.make_node("Reshape", ["pairs_last", flat], ["fused"]),
         ]
         dimension *= 2
-    fused = features if fusion == "none" else "fused"
-    tiny = g.set_weight(graph, "norm/tiny", np.array(1e-12, np.float32))
-    nodes += [
-        helper.make_node("ReduceL2", [fused], ["feature_norm"], axes=[1], keepdims=0),
-        helper.make_node("ReduceL2", [fused], ["length"], axes=[1], keepdims=1),
-        # A zero feature gives a zero embedding, not NaN.
-        helper.make_node("Max", ["length", tiny], ["length_safe"]),
-        helper.make_node("Div", [fused, "length_safe"], ["embedding"]),
+    return nodes, "fused", dimension
+
+
+def _project(model: ModelProto, projection: Projection) -> list[NodeProto]:
+    """Nodes from ``unit`` to ``embedding``."""
+    mean = g.set_weight(model.graph, "project/mean", projection.mean)
+    components = g.set_weight(model.graph, "project/components", projection.components.T)
+    return [
+        helper.make_node("Sub", ["unit", mean], ["unit_centred"]),
+        helper.make_node("MatMul", ["unit_centred", components], ["projected"]),
+        *_normalise(model, "projected", "embedding"),
     ]
-    return nodes, dimension
+
+
+def _normalise(model: ModelProto, vector: str, unit: str) -> list[NodeProto]:
+    """Nodes from ``vector`` (n, d) to ``unit``, the same of unit length; a zero stays zero and is not NaN."""
+    tiny = g.set_weight(model.graph, "norm/tiny", np.array(1e-12, np.float32))
+    return [
+        g.reduce(model, "ReduceL2", vector, f"{vector}_length", axis=1, keepdims=1),
+        helper.make_node("Max", [f"{vector}_length", tiny], [f"{vector}_length_safe"]),
+        helper.make_node("Div", [vector, f"{vector}_length_safe"], [unit]),
+    ]

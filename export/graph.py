@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.version_converter
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
@@ -15,10 +16,10 @@ OLDEST_OPSET = 11
 
 
 def load_network(path: Path) -> ModelProto:
-    """Read a published ONNX file and check that it is whole and self-contained.
+    """Read a published ONNX file and check that it is whole and self-contained; an old opset is brought to 11.
 
     Raises:
-        BundleError: not ONNX, an opset older than 11, or weights kept outside the file.
+        BundleError: not ONNX, weights kept outside the file, or an old opset that cannot be converted.
     """
     try:
         model = onnx.load(str(path), load_external_data=False)
@@ -31,10 +32,20 @@ def load_network(path: Path) -> ModelProto:
         onnx.checker.check_model(model)
     except Exception as error:  # the checker raises unrelated types
         raise BundleError(f"{path.name} is not a valid ONNX file: {error}") from error
-    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
-    if opset < OLDEST_OPSET:
-        raise BundleError(f"{path.name} is opset {opset}; at least {OLDEST_OPSET} is needed. Convert it first.")
-    return model
+    if opset(model) >= OLDEST_OPSET:
+        return model
+    try:
+        return onnx.version_converter.convert_version(model, OLDEST_OPSET)
+    except Exception as error:  # the converter raises unrelated types
+        raise BundleError(
+            f"{path.name} is opset {opset(model)}; at least {OLDEST_OPSET} is needed, and it cannot be converted: "
+            f"{error}"
+        ) from error
+
+
+def opset(model: ModelProto) -> int:
+    """Version of the standard operators that a model is written in; 0 if it uses none."""
+    return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
 
 
 def weights(graph: GraphProto) -> dict[str, NDArray[np.float32]]:
@@ -78,6 +89,30 @@ def images_to_planes(images: str, planes: str) -> list[NodeProto]:
         helper.make_node("Transpose", [images], [f"{planes}_u8"], perm=[0, 3, 1, 2]),
         helper.make_node("Cast", [f"{planes}_u8"], [planes], to=TensorProto.FLOAT),
     ]
+
+
+def reduce(model: ModelProto, op: str, source: str, output: str, axis: int, keepdims: int = 0) -> NodeProto:
+    """ReduceSum or ReduceL2 along one axis. Newer opsets take the axes as an input, older ones as an attribute."""
+    if opset(model) < {"ReduceSum": 13, "ReduceL2": 18}[op]:
+        return helper.make_node(op, [source], [output], axes=[axis], keepdims=keepdims)
+    axes = set_weight(model.graph, f"reduce/axis_{axis}", np.array([axis], np.int64))
+    return helper.make_node(op, [source, axes], [output], keepdims=keepdims)
+
+
+def drop_identities(graph: GraphProto) -> None:
+    """Read what an Identity copies instead of the copy; torch's exporter has one for every weight equal to another."""
+    outputs = {output.name for output in graph.output}
+    copies: dict[str, str] = {}
+    kept: list[NodeProto] = []
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = copies.get(name, name)
+        if node.op_type == "Identity" and node.output[0] not in outputs:
+            copies[node.output[0]] = node.input[0]
+        else:
+            kept.append(node)
+    del graph.node[:]
+    graph.node.extend(kept)
 
 
 def expand_prelu(graph: GraphProto) -> int:

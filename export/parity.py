@@ -1,11 +1,12 @@
 """The gate every bundle passes: the same real faces through the published files and through the adopted ones.
 
-The published side is run the slow, obvious way: one crop at a time, mirrored with numpy, fused and normalised in
-float64; anchors decoded by loops over the strides. Past a limit there is no bundle.
+The published side is run the slow, obvious way: one crop at a time, mirrored with numpy, fused, normalised and
+projected in float64; anchors decoded by loops over the strides. Past a limit there is no bundle.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,6 +14,8 @@ import onnxruntime as ort
 from insightface.data import get_image
 from numpy.typing import NDArray
 
+from export.catalog import Architecture
+from export.projection import Projection
 from service.errors import BundleError
 from service.recognition.recognizer import Recognizer
 from service.recognition.types import Detector, Embedder, Image
@@ -25,17 +28,27 @@ MAX_DETECTOR_SCORE = 1e-4
 
 # A group photo that comes with insightface: six people, so there are real crops on every machine.
 GROUP_PHOTO = "t1"
-_YUNET_SIDE = 640
+_SIDE = 640  # of the square that published detectors are given; YuNet takes no other
+
+# A published detector: one image, uint8 (640, 640, 3) RGB, to its boxes (a, 4), scores (a,) and landmarks (a, 5, 2).
+Detections = Callable[[NDArray[np.uint8]], tuple[NDArray[np.float64], ...]]
+# A published embedder: one normalised crop or mirrored crop, (1, 3, 112, 112), to its feature, (1, d).
+Features = Callable[[NDArray[np.float64]], NDArray[np.floating[Any]]]
 
 
 def measure_parity(
-    published: tuple[Path, Path], detector: Detector, embedder: Embedder, contract: EmbeddingContract
+    published: tuple[Detections, Features],
+    detector: Detector,
+    embedder: Embedder,
+    contract: EmbeddingContract,
+    projection: Projection | None = None,
 ) -> Parity:
-    """Compare an adopted detector and embedder with the published files they were made from.
+    """Compare an adopted detector and embedder with what they were made from.
 
     Args:
-        published: the detector's and the embedder's ONNX file.
+        published: detector and embedder as they were before.
         detector, embedder: the adopted networks, as the service runs them.
+        projection: the one that the contract names, if it names one.
 
     Raises:
         BundleError: a deviation is past its limit; the message gives the figure.
@@ -45,11 +58,10 @@ def measure_parity(
     crops = [recognizer.crop(photo, face) for face in recognizer.detect(photo)]
     if not crops:
         raise BundleError("The adopted detector finds no face in the photo that parity is measured on.")
-    embed_published = _run(published[1])
-    expected = np.stack([_embed_slowly(embed_published, crop, contract) for crop in crops])
+    expected = np.stack([_embed_slowly(published[1], crop, contract, projection) for crop in crops])
     batch, _ = embedder(np.stack(crops))
     alone = np.concatenate([embedder(crop[None])[0] for crop in crops])
-    box_px, score = _detector_deviation(_run(published[0]), detector, photo)
+    box_px, score = _detector_deviation(published[0], detector, photo)
     cosine = float(np.min(np.sum(expected * batch, axis=1)))
     batch_deviation = float(np.abs(batch - alone).max())
     # Compared so that a NaN, which is no number to hold against a limit, does not pass.
@@ -70,6 +82,41 @@ def measure_parity(
     )
 
 
+def onnx_detections(published: Path, architecture: Architecture) -> Detections:
+    """A detector's published ONNX file, for ``measure_parity``."""
+    session = _run(published)
+
+    def yunet(image: NDArray[np.uint8]) -> tuple[NDArray[np.float64], ...]:
+        return decode_yunet(session(image[:, :, ::-1].transpose(2, 0, 1)[None].astype(np.float32)), len(image))
+
+    def scrfd(image: NDArray[np.uint8]) -> tuple[NDArray[np.float64], ...]:
+        planes = (image.transpose(2, 0, 1)[None] - 127.5) / 128
+        return decode_scrfd([*session(planes.astype(np.float32)).values()], len(image))
+
+    return {"yunet": yunet, "scrfd": scrfd}[architecture]
+
+
+def onnx_features(published: Path, planes_last: bool = False) -> Features:
+    """An embedder's published ONNX file, for ``measure_parity``.
+
+    Args:
+        planes_last: its input is (1, 112, 112, 3).
+
+    Raises:
+        BundleError: ONNX Runtime cannot load it.
+    """
+    try:
+        session = _run(published)
+    except Exception as error:  # ONNX Runtime raises a private exception class per status code
+        raise BundleError(f"{published.name} cannot be run: {error}") from error
+
+    def features(planes: NDArray[np.float64]) -> NDArray[np.float32]:
+        given = planes.transpose(0, 2, 3, 1) if planes_last else planes
+        return next(iter(session(np.ascontiguousarray(given, np.float32)).values()))
+
+    return features
+
+
 def decode_yunet(outputs: dict[str, NDArray[np.float32]], side: int) -> tuple[NDArray[np.float64], ...]:
     """Published YuNet's maps to boxes (a, 4), scores (a,) and landmarks (a, 5, 2), in float64."""
     boxes, scores, landmarks = [], [], []
@@ -86,6 +133,19 @@ def decode_yunet(outputs: dict[str, NDArray[np.float32]], side: int) -> tuple[ND
     return np.concatenate(boxes), np.concatenate(scores), np.concatenate(landmarks)
 
 
+def decode_scrfd(outputs: Sequence[NDArray[np.float32]], side: int) -> tuple[NDArray[np.float64], ...]:
+    """Published SCRFD's maps to boxes (a, 4), scores (a,) and landmarks (a, 5, 2), in float64."""
+    boxes, scores, landmarks = [], [], []
+    for i, stride in enumerate((8, 16, 32)):
+        row, column = np.divmod(np.arange((side // stride) ** 2).repeat(2), side // stride)  # two anchors a cell
+        cell = np.stack([column, row], axis=1).astype(np.float64)
+        score, distances, points = (outputs[k].astype(np.float64).reshape(len(cell), -1) for k in (i, i + 3, i + 6))
+        boxes.append(np.concatenate([cell - distances[:, :2], cell + distances[:, 2:]], axis=1) * stride)
+        scores.append(score[:, 0])
+        landmarks.append((points.reshape(-1, 5, 2) + cell[:, None]) * stride)
+    return np.concatenate(boxes), np.concatenate(scores), np.concatenate(landmarks)
+
+
 Session = Callable[[NDArray[np.float32]], dict[str, NDArray[np.float32]]]
 
 
@@ -98,29 +158,34 @@ def _run(published: Path) -> Session:
     return lambda pixels: dict(zip(names, session.run(names, {image: pixels}), strict=True))
 
 
-def _embed_slowly(session: Session, crop: NDArray[np.uint8], contract: EmbeddingContract) -> NDArray[np.float64]:
+def _embed_slowly(
+    features: Features, crop: NDArray[np.uint8], contract: EmbeddingContract, projection: Projection | None
+) -> NDArray[np.float64]:
     given = contract.preprocessing
-    pixels = (crop if given.channels == "RGB" else crop[:, :, ::-1]).astype(np.float32)
+    pixels = (crop if given.channels == "RGB" else crop[:, :, ::-1]).astype(np.float64)
     planes = ((pixels - given.mean) / given.scale).transpose(2, 0, 1)
     views = [planes] if contract.fusion == "none" else [planes, planes[:, :, ::-1]]
-    features = [
-        next(iter(session(np.ascontiguousarray(v[None], np.float32)).values()))[0].astype(np.float64) for v in views
-    ]
-    fused = np.concatenate(features) if contract.fusion == "concat" else np.sum(features, axis=0)
-    return np.asarray(fused / np.linalg.norm(fused), np.float64)
+    found = [features(np.ascontiguousarray(view[None]))[0].astype(np.float64) for view in views]
+    embedding = _unit(np.concatenate(found) if contract.fusion == "concat" else np.sum(found, axis=0))
+    if projection is None:
+        return embedding
+    return _unit(projection.components.astype(np.float64) @ (embedding - projection.mean))
 
 
-def _detector_deviation(session: Session, detector: Detector, photo: Image) -> tuple[float, float]:
+def _unit(vector: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(vector / np.linalg.norm(vector), np.float64)
+
+
+def _detector_deviation(detections: Detections, detector: Detector, photo: Image) -> tuple[float, float]:
     """Largest difference in pixels and in score over all anchors that either side scores at least 0.02.
 
     Below, the square root of two probabilities near zero magnifies float32 rounding, and nothing reads it.
     """
-    square = np.zeros((_YUNET_SIDE, _YUNET_SIDE, 3), np.uint8)
-    scale = _YUNET_SIDE / max(photo.width, photo.height)
+    square = np.zeros((_SIDE, _SIDE, 3), np.uint8)
+    scale = _SIDE / max(photo.width, photo.height)
     small = cv2.resize(photo.pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     square[: small.shape[0], : small.shape[1]] = small
-    bgr = square[:, :, ::-1].transpose(2, 0, 1)[None].astype(np.float32)
-    expected = decode_yunet(session(bgr), _YUNET_SIDE)
+    expected = detections(square)
     found = tuple(part[0] for part in detector(square[None]))
     seen = np.maximum(expected[1], found[1]) >= 0.02
     px = max(float(np.abs(found[i][seen] - expected[i][seen]).max()) for i in (0, 2))

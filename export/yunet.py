@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, NodeProto, helper
 
 from export import graph as g
+from export.anchors import BOXES_SCORES_LANDMARKS, grid
 from service.errors import BundleError
 
 STRIDES = (8, 16, 32)
@@ -48,11 +49,7 @@ def adopt_yunet(model: ModelProto, metadata: Mapping[str, str]) -> ModelProto:
     g.replace_io(
         graph,
         [g.images_input("images", "h", "w")],
-        [
-            helper.make_tensor_value_info("boxes", TensorProto.FLOAT, ["n", "a", 4]),
-            helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", "a"]),
-            helper.make_tensor_value_info("landmarks", TensorProto.FLOAT, ["n", "a", 5, 2]),
-        ],
+        BOXES_SCORES_LANDMARKS,
     )
     return g.finish(model, metadata)
 
@@ -91,25 +88,8 @@ def _decode(model: ModelProto, s: int) -> list[NodeProto]:
         return helper.make_node(op, inputs, [f"{output}_{s}"], **attributes)
 
     stride = const(f"stride_{s}", float(s), np.float32)
-    zero, one = const("zero", 0, np.int64), const("one", 1, np.int64)
     return [
-        # The grid of cell corners in pixels, (1, rows·columns, 2) as (x, y).
-        node("Shape", [grid_source], "map_shape"),
-        node("Gather", [f"map_shape_{s}", const("row_axis", 1, np.int64)], "rows", axis=0),
-        node("Gather", [f"map_shape_{s}", const("column_axis", 2, np.int64)], "columns", axis=0),
-        node("Range", [zero, f"rows_{s}", one], "row_numbers"),
-        node("Range", [zero, f"columns_{s}", one], "column_numbers"),
-        node("Unsqueeze", [f"row_numbers_{s}"], "row_vector", axes=[1]),
-        node("Unsqueeze", [f"column_numbers_{s}"], "column_vector", axes=[0]),
-        node("Mul", [f"row_vector_{s}", zero], "row_zeros"),
-        node("Mul", [f"column_vector_{s}", zero], "column_zeros"),
-        node("Add", [f"row_vector_{s}", f"column_zeros_{s}"], "grid_y"),
-        node("Add", [f"column_vector_{s}", f"row_zeros_{s}"], "grid_x"),
-        node("Unsqueeze", [f"grid_x_{s}"], "grid_x3", axes=[2]),
-        node("Unsqueeze", [f"grid_y_{s}"], "grid_y3", axes=[2]),
-        node("Concat", [f"grid_x3_{s}", f"grid_y3_{s}"], "grid_xy", axis=2),
-        node("Reshape", [f"grid_xy_{s}", const("flat_grid", [1, -1, 2], np.int64)], "grid_cells"),
-        node("Cast", [f"grid_cells_{s}"], "grid", to=TensorProto.FLOAT),
+        *grid(graph, grid_source, s),
         # Boxes.
         helper.make_node("Split", [f"bbox_{s}"], [f"offset_{s}", f"log_size_{s}"], axis=2, split=[2, 2]),
         node("Add", [f"offset_{s}", f"grid_{s}"], "centre_cells"),

@@ -37,6 +37,17 @@ def published(data_dir: Path, recipe: BundleRecipe) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="session")
+def buffalo_s_files(data_dir: Path) -> tuple[Path, Path]:
+    """SCRFD-500M and w600k_mbf as they were published; nobody's acceptance of their licence is taken for granted."""
+    recipe = load_catalog().bundle("buffalo_s")
+    detector, embedder = (cached_path(file, data_dir / "downloads") for file in recipe.files)
+    if not (detector.is_file() and embedder.is_file()):
+        spdx = recipe.embedder.licence.spdx
+        pytest.skip(f"not there: `likeness pull buffalo_s --accept-license {spdx} --data-dir {data_dir}` obtains it")
+    return detector, embedder
+
+
+@pytest.fixture(scope="session")
 def session_of() -> Callable[[bytes], ort.InferenceSession]:
     """Opens a network on one thread: a second one spins, which is slow where tests run side by side."""
 

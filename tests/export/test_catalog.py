@@ -7,15 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from export.catalog import Catalog, PackageMirror, UrlMirror, load_catalog
+from export.catalog import Catalog, PackageMirror, UrlMirror, ZipMirror, load_catalog
 from service.errors import BundleError
+from service.runtime.card import Preprocessing
 
 YUNET = "face_detection_yunet_2023mar.onnx"
 SFACE = "face_recognition_sface_2021dec.onnx"
+SCRFD = "scrfd_500m_bnkps.onnx"
+MBF = "w600k_mbf.onnx"
+INSIGHTFACE = "LicenseRef-InsightFace-NonCommercial"
 
 VALID = f"""
 [files."d.onnx"]
 role = "detector"
+architecture = "scrfd"
 size = 10
 sha256 = "{"a" * 64}"
 official = "https://authors.example/d.onnx"
@@ -27,10 +32,11 @@ mirrors = [
 
 [files."e.onnx"]
 role = "embedder"
+preprocessing = {{ channels = "BGR", mean = 127.5, scale = 128.0 }}
 size = 20
 sha256 = "{"b" * 64}"
 official = "https://authors.example/e.onnx"
-licence = {{ spdx = "CC-BY-NC-4.0", url = "https://authors.example/LICENSE", commercial_use = false }}
+licence = {{ spdx = "CC-BY-NC-4.0", url = "https://authors.example/L", commercial_use = false, permits = "study" }}
 mirrors = []
 
 [bundles.small]
@@ -49,21 +55,26 @@ def load(text: str, folder: Path) -> Catalog:
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "sha256", "spdx"),
+    ("name", "size", "sha256", "spdx", "commercial"),
     [
-        (YUNET, 232589, "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4", "MIT"),
-        (SFACE, 38696353, "0ba9fbfa01b5270c96627c4ef784da859931e02f04419c829e83484087c34e79", "Apache-2.0"),
+        (YUNET, 232589, "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4", "MIT", True),
+        (SFACE, 38696353, "0ba9fbfa01b5270c96627c4ef784da859931e02f04419c829e83484087c34e79", "Apache-2.0", True),
+        (SCRFD, 2524155, "a3562ef62592bf387f6ef19151282ac127518e51c77696e62e0661bee95ba1ad", INSIGHTFACE, False),
+        (MBF, 13616099, "9cc6e4a75f0e2bf0b1aed94578f144d15175f357bdc05e815e5c4a02b319eb4f", INSIGHTFACE, False),
     ],
 )
-def test_shipped_files_are_the_ones_that_were_measured(name: str, size: int, sha256: str, spdx: str) -> None:
+def test_shipped_files_are_the_ones_that_were_measured(
+    name: str, size: int, sha256: str, spdx: str, commercial: bool
+) -> None:
     file = load_catalog().files[name]
     assert (file.size, file.sha256, file.licence.spdx) == (size, sha256, spdx)
-    assert file.licence.commercial_use is True
+    assert file.licence.commercial_use is commercial
+    assert bool(file.permits) is not commercial
 
 
 def test_every_shipped_file_has_a_licence_and_a_way_that_needs_only_the_package_registry() -> None:
     files = load_catalog().files
-    assert set(files) == {YUNET, SFACE}
+    assert set(files) == {YUNET, SFACE, SCRFD, MBF}
     for file in files.values():
         assert file.licence.spdx
         assert file.licence.url.startswith("https://")
@@ -75,8 +86,11 @@ def test_every_shipped_file_has_a_licence_and_a_way_that_needs_only_the_package_
 def test_every_shipped_address_ends_with_the_name_of_the_file() -> None:
     for file in load_catalog().files.values():
         urls = [source.url for source in file.sources if isinstance(source, UrlMirror)]
-        assert len(urls) == 3
+        assert len(urls) == (3 if file.official else 0)
         assert all(url.startswith("https://") and url.endswith(f"/{file.name}") for url in urls)
+        zips = [source for source in file.sources if isinstance(source, ZipMirror)]
+        assert all(source.zip.startswith("https://") and source.path == file.name for source in zips)
+        assert file.official or file.page.startswith("https://")
 
 
 def test_shipped_bundle_open() -> None:
@@ -86,11 +100,32 @@ def test_shipped_bundle_open() -> None:
     assert recipe.description
 
 
+def test_shipped_bundle_buffalo_s() -> None:
+    recipe = load_catalog().bundle("buffalo_s")
+    assert (recipe.name, recipe.fusion) == ("buffalo_s", "sum")
+    assert [file.name for file in recipe.files] == [SCRFD, MBF]
+    assert (recipe.detector.architecture, recipe.detector.preprocessing) == ("scrfd", None)
+    assert recipe.embedder.preprocessing == Preprocessing(channels="RGB", mean=127.5, scale=127.5)
+
+
 def test_unknown_bundle_lists_the_known_ones(tmp_path: Path) -> None:
     catalog = load(VALID + VALID[VALID.index("[bundles") :].replace("small", "other"), tmp_path)
     with pytest.raises(BundleError, match=r"'opne'.*known: other, small") as caught:
         catalog.bundle("opne")
     assert caught.value.details == {"known": ["other", "small"]}
+
+
+def test_a_page_is_not_asked_for_the_file(tmp_path: Path) -> None:
+    page = VALID.replace('official = "https://authors.example/d', 'page = "https://authors.example/d')
+    page = page.replace(
+        '{ url = "http://mirror.example/d.onnx" }', '{ zip = "http://mirror.example/d.zip", path = "d" }'
+    )
+    file = load(page, tmp_path).files["d.onnx"]
+    assert (file.official, file.page) == ("", "https://authors.example/d.onnx")
+    assert file.sources == (
+        ZipMirror("http://mirror.example/d.zip", "d"),
+        PackageMirror("carrier==1.0", "carrier/d.onnx"),
+    )
 
 
 def test_sources_begin_with_the_official_address_and_keep_the_order(tmp_path: Path) -> None:
@@ -115,6 +150,15 @@ def test_sources_begin_with_the_official_address_and_keep_the_order(tmp_path: Pa
         ('"embedder"', '"embeder"', r"files\.e\.onnx: role is 'embeder'.*detector, embedder"),
         ("= false", '= "no"', r"files\.e\.onnx: licence: commercial_use is 'no'"),
         ('"MIT"', '" "', r"files\.d\.onnx: licence: spdx is ' '"),
+        (', permits = "study"', "", r"files\.e\.onnx: licence: permits is missing"),
+        ("= true }", '= true, permits = "all" }', r"files\.d\.onnx: licence: unknown: permits"),
+        ('architecture = "scrfd"', "", r"files\.d\.onnx: architecture is missing"),
+        ('"scrfd"', '"retinaface"', r"files\.d\.onnx: architecture is 'retinaface'.*yunet, scrfd"),
+        ('"BGR"', '"GBR"', r"files\.e\.onnx: preprocessing: channels is 'GBR'.*RGB, BGR"),
+        ("scale = 128.0", "scale = 0.0", r"files\.e\.onnx: preprocessing: scale: .*greater than 0"),
+        ("scale = 128.0", "scale = 128", r"files\.e\.onnx: preprocessing: scale is 128, but must be of type float"),
+        ('official = "https://authors.example/e.onnx"', "", r"files\.e\.onnx: official is missing"),
+        ('{ url = "http://mirror', '{ zip = "http://mirror', r"files\.d\.onnx: mirror 1: path is missing"),
         ("http://mirror.example", "ftp://mirror.example", r"files\.d\.onnx: mirror 1: url is 'ftp://"),
         ("http://mirror.example", "http://[mirror", r"files\.d\.onnx: mirror 1: url is 'http://\[mirror"),
         ('"carrier==1.0"', '"carrier>=1.0"', r"files\.d\.onnx: mirror 2: package is 'carrier>=1.0'"),

@@ -261,7 +261,7 @@ def test_a_process_killed_in_the_middle_leaves_nothing_that_looks_whole(server: 
     assert not cached_path(file, tmp_path).exists()
 
     left = parts(tmp_path)
-    assert len(left) == 2  # the half file, and the folder for wheels
+    assert len(left) == 2  # the half file, and the folder for archives
     assert fetch(listed(server.url("/right")), tmp_path).read_bytes() == BODY
     assert parts(tmp_path) == left, "a young part may belong to a process that still runs"
     two_days_ago = time.time() - 2 * 24 * 3600
@@ -350,8 +350,8 @@ def test_a_bad_package_is_named_and_the_next_one_serves(
     assert "carrier==1.0 holds no file c/none" in reasons[1]
     assert "c/short in carrier==1.0 has 1048575 bytes instead of 1048576" in reasons[2]
     assert "1048576 bytes came with the sha256" in reasons[3]
-    assert "the wheel is damaged: Bad CRC-32" in reasons[4]
-    assert "the wheel is damaged: Error -3 while decompressing" in reasons[5]
+    assert "the archive is damaged: Bad CRC-32" in reasons[4]
+    assert "the archive is damaged: Error -3 while decompressing" in reasons[5]
     assert len(reasons) == 6
     assert files_in(tmp_path / "cache") == ["net.onnx"]
 

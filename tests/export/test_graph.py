@@ -188,9 +188,22 @@ def test_weights_outside_the_file_are_refused(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("opset", [7, 10])
-def test_an_opset_older_than_11_is_refused(tmp_path: Path, opset: int) -> None:
-    onnx.save(matmul(opset), tmp_path / "old.onnx")
-    with pytest.raises(BundleError, match=rf"old\.onnx is opset {opset}; at least 11 is needed"):
+def test_an_opset_older_than_11_is_converted(tmp_path: Path, opset: int) -> None:
+    old = matmul(opset)
+    onnx.save(old, tmp_path / "old.onnx")
+    new = g.load_network(tmp_path / "old.onnx")
+    assert g.opset(new) == 11
+    x = np.random.default_rng(opset).normal(size=(4, 4)).astype(np.float32)
+    assert np.array_equal(run(new, x), run(old, x))
+
+
+def test_an_old_operator_that_has_no_successor_is_named(tmp_path: Path) -> None:
+    norm = helper.make_node("BatchNormalization", ["x", "a", "a", "a", "a"], ["y"], spatial=0)
+    model = network([norm], (FLOAT, [1, 4, 1, 1]), [1, 4, 1, 1], {"a": np.ones(4, np.float32)}, opset=7)
+    onnx.save(model, tmp_path / "old.onnx")
+    with pytest.raises(
+        BundleError, match=r"old\.onnx is opset 7; at least 11 is needed, and it cannot be converted: .*spatial"
+    ):
         g.load_network(tmp_path / "old.onnx")
 
 

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from export.parity import decode_yunet, measure_parity
+from export.parity import decode_yunet, measure_parity, onnx_detections, onnx_features
 from export.pull import Pulled
 from service.errors import BundleError
 from service.recognition.types import Detector, Embedder
@@ -38,8 +38,8 @@ def measure(tiny: Bundle, networks: Networks, published: tuple[Path, Path], tiny
     """Parity of the tiny bundle; what is given in place of a network is measured instead."""
 
     def run(detector: Detector | None = None, embedder: Embedder | None = None) -> Parity:
-        files = published[0], tiny_embedder
-        return measure_parity(files, detector or networks[0], embedder or networks[1], tiny.card.contract)
+        before = onnx_detections(published[0], "yunet"), onnx_features(tiny_embedder)
+        return measure_parity(before, detector or networks[0], embedder or networks[1], tiny.card.contract)
 
     return run
 

@@ -1,0 +1,157 @@
+"""From a checkpoint of ours to a bundle: the only module outside ``models/`` that imports torch.
+
+What becomes of the graph is ``export.embedder``'s work, as for published networks. It is compared with the backbone
+itself, run by torch in float64.
+"""
+
+import copy
+import hashlib
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from onnx import ModelProto
+from torch import nn
+
+from export.adopt import make_draft
+from export.catalog import BundleRecipe, CatalogFile, load_catalog
+from export.fetch import fetch
+from export.folder import check_folder, make_folder
+from export.graph import OLDEST_OPSET, load_network
+from export.parity import Features
+from export.projection import Projection, read_embeddings
+from models.checkpoint import Card as CheckpointCard
+from models.checkpoint import load_checkpoint
+from service.errors import InvalidRequest
+from service.evaluation.pca import fit_pca
+from service.runtime.card import Card, Fusion, Licence, Preprocessing
+
+# Detectors that can go with a checkpoint, by what they are called in the catalogue.
+DETECTORS = {"yunet": "face_detection_yunet_2023mar.onnx"}
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What the checkpoint does not say.
+
+    Attributes:
+        detector: one of ``DETECTORS``.
+        licence: of the weights.
+        fusion: how the features of a crop and its mirror image are joined; training validates with ``sum``.
+        pca: a ``.npy`` file of embeddings (n, d) that the bundle without a PCA gives; None for no PCA.
+        pca_dimension: how many components stay; None for all.
+        calibration: ``calibration.json`` of an evaluation of this very bundle.
+    """
+
+    detector: str
+    licence: Licence
+    fusion: Fusion = "sum"
+    pca: Path | None = None
+    pca_dimension: int | None = None
+    calibration: Path | None = None
+
+
+def export_checkpoint(path: Path, out: Path, downloads: Path, options: ExportOptions) -> Card:
+    """Make the bundle ``out`` of a checkpoint; all or nothing. Its name is that of the folder.
+
+    Args:
+        path: as ``models.checkpoint`` writes it.
+        out: a folder that is not there yet.
+        downloads: the cache of the catalogue's files.
+
+    Raises:
+        InvalidRequest: an argument or a file that cannot be used.
+        BundleError: the network cannot be served, or parity is past its limit.
+        DownloadError: the detector could not be had.
+    """
+    out = out.resolve()
+    check_folder(out, out.name)
+    try:
+        checkpoint = load_checkpoint(path)
+    except ValueError as error:
+        raise InvalidRequest(str(error)) from error
+    trained = checkpoint.card
+    recipe = _recipe(path, out.name, trained, options)
+    projection = _projection(options, trained.dimension)
+    detector = fetch(recipe.detector, downloads)
+    draft = make_draft(
+        recipe,
+        detector,
+        to_onnx(checkpoint.backbone, trained.alignment.size),
+        Preprocessing(channels=trained.channel_order, mean=trained.mean, scale=trained.scale),
+        trained.alignment,
+        projection,
+    )
+    return make_folder(draft, (detector, torch_features(checkpoint.backbone)), out, options.calibration)
+
+
+def to_onnx(backbone: nn.Module, size: int) -> ModelProto:
+    """A backbone in evaluation mode as ONNX for one image of (3, size, size), batch norms folded where it is exact.
+
+    By torch's older exporter: the newer one needs a further package, and has no opset below 18, while the rewrites
+    that published networks go through are those of opset 11.
+    """
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        file = Path(folder) / "backbone.onnx"
+        torch.onnx.export(
+            backbone,
+            (torch.zeros(1, 3, size, size),),
+            file,
+            dynamo=False,
+            opset_version=OLDEST_OPSET,
+            input_names=["image"],
+            output_names=["features"],
+        )
+        return load_network(file)
+
+
+def torch_features(backbone: nn.Module) -> Features:
+    """A backbone in float64, for ``measure_parity``."""
+    exact = copy.deepcopy(backbone).double()
+
+    @torch.no_grad()
+    def features(planes: NDArray[np.float64]) -> NDArray[np.float64]:
+        found: NDArray[np.float64] = exact(torch.from_numpy(planes)).numpy()
+        return found
+
+    return features
+
+
+def _recipe(path: Path, name: str, trained: CheckpointCard, options: ExportOptions) -> BundleRecipe:
+    content = path.read_bytes()
+    return BundleRecipe(
+        name=name,
+        version="1",
+        description=f"{trained.name} trained with {trained.loss}.",
+        detector=load_catalog().files[DETECTORS[options.detector]],
+        embedder=CatalogFile(
+            name=path.name,
+            role="embedder",
+            size=len(content),
+            sha256=hashlib.sha256(content).hexdigest(),
+            licence=options.licence,
+            official="",
+            mirrors=(),
+        ),
+        fusion=options.fusion,
+    )
+
+
+def _projection(options: ExportOptions, dimension: int) -> Projection | None:
+    if options.pca is None:
+        if options.pca_dimension is not None:
+            raise InvalidRequest(f"A dimension of {options.pca_dimension} needs a PCA; give the embeddings too.")
+        return None
+    embeddings = read_embeddings(options.pca)
+    fused = dimension * (2 if options.fusion == "concat" else 1)
+    if embeddings.shape[1] != fused:
+        raise InvalidRequest(
+            f"{options.pca} holds embeddings of {embeddings.shape[1]} dimensions, the checkpoint with fusion "
+            f"{options.fusion} gives {fused}; make them with the bundle exported without a PCA."
+        )
+    return Projection(*fit_pca(embeddings, fused if options.pca_dimension is None else options.pca_dimension))
