@@ -61,7 +61,7 @@ class Draft:
     calibration: Calibration | None = None
 
     def card(self, parity: Parity) -> Card:
-        contract = self.contract.digest()
+        contract, size = self.contract.digest(), self.contract.alignment.size
         return Card(
             name=self.recipe.name,
             version=self.recipe.version,
@@ -71,7 +71,7 @@ class Draft:
             embedder=_network(
                 EMBEDDER_FILE,
                 self.embedder,
-                f"uint8 [n, {CROP_SIZE}, {CROP_SIZE}, 3] RGB",
+                f"uint8 [n, {size}, {size}, 3] RGB",
                 self.recipe.embedder,
             ),
             contract=self.contract,
@@ -139,7 +139,7 @@ def make_draft(
         recipe,
         contract,
         _serialise(_ADOPT_DETECTOR[_architecture(recipe)](load_network(detector), {})),
-        _serialise(adopt_embedder(embedder, contract.preprocessing, contract.fusion, stamp, projection)),
+        _serialise(adopt_embedder(embedder, preprocessing, recipe.fusion, stamp, projection, alignment.size)),
         projection,
     )
 
