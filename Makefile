@@ -18,7 +18,7 @@ INSTALLED := $(VENV)/.installed-$(DEVICE)
 INSTALLED_DEV := $(VENV)/.installed-dev
 OTHER := $(if $(filter gpu,$(DEVICE)),cpu,gpu)
 
-.PHONY: help setup run test test-kills test-power-cuts check format bench bench-detection bench-tilt bench-search bench-start accuracy accuracy-search train-demo lock clean
+.PHONY: help setup run test test-kills test-power-cuts check format bench bench-verify bench-detection bench-tilt bench-search bench-start accuracy accuracy-search train-demo lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -51,7 +51,9 @@ format: $(INSTALLED_DEV) ## mend format and imports
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-bench: $(INSTALLED_DEV) ## one verify by stage, against the bare networks
+bench: bench-verify bench-search bench-start ## all three
+
+bench-verify: $(INSTALLED_DEV) ## one verify by stage, against the bare networks
 	@$(LIKENESS) pull open --data-dir $(DATA_DIR)
 	$(VENV)/bin/python -m tests.benchmarks.verify_stages --data-dir $(DATA_DIR)
 
