@@ -51,7 +51,7 @@ format: $(INSTALLED_DEV) ## mend format and imports
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-bench: bench-verify bench-search bench-start ## all three
+bench: bench-verify bench-search bench-start ## all three of them
 
 bench-verify: $(INSTALLED_DEV) ## one verify by stage, against the bare networks
 	@$(LIKENESS) pull open --data-dir $(DATA_DIR)
