@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -12,6 +12,7 @@ from pydantic_settings import (
 )
 
 from service.errors import InvalidRequest
+from service.security.master_key import MasterPlace, place_of
 
 SETTINGS_FILE = "likeness.toml"
 
@@ -36,6 +37,10 @@ class Settings(BaseSettings):
     min_face_size: Annotated[float, Field(ge=0, description="faces smaller than this, in pixels, are not compared")] = (
         16.0
     )
+    master_key: Annotated[
+        SecretStr | None, Field(description="key of the keys, base64 of 32 bytes; default: a file")
+    ] = None
+    master_key_command: Annotated[str | None, Field(description="program that prints it, such as a KMS's")] = None
     max_waiting: Annotated[int, Field(ge=1, description="requests that may wait for a core before 429")] = 64
 
     @classmethod
@@ -50,6 +55,15 @@ class Settings(BaseSettings):
         """Flags, environment, file, in this order; no .env and no secrets folder."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
+    def keys_folder(self) -> Path:
+        """Where the keys are: not with the database, whose backups must not hold them."""
+        return self.data_dir / "keys"
+
+    def master_place(self) -> MasterPlace:
+        """Where the master key comes from."""
+        given = self.master_key.get_secret_value() if self.master_key is not None else None
+        return place_of(self.keys_folder(), given, self.master_key_command)
+
 
 def read_settings(**flags: Any) -> Settings:
     """Settings with the given flags on top; a flag that is None was not given.
@@ -62,6 +76,7 @@ def read_settings(**flags: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise InvalidRequest(f"Setting {name!r}: {first['msg']} (got {first.get('input')!r}).") from error
+        got = "" if name == "master_key" else f" (got {first.get('input')!r})"
+        raise InvalidRequest(f"Setting {name!r}: {first['msg']}{got}.") from error
     except ValueError as error:  # tomllib.TOMLDecodeError
         raise InvalidRequest(f"{SETTINGS_FILE} is not valid TOML: {error}") from error

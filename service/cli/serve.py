@@ -15,6 +15,7 @@ from service.errors import Unavailable
 from service.gallery.gallery import Galleries
 from service.gallery.index import search_device
 from service.gallery.store import Store
+from service.security.key_file import KeyFile
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
         log.warning("Listening on %s without authentication: keep it behind something that has it.", settings.host)
     # uvicorn drains and then sends itself the signal again: this ends the process, but not before the store is closed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    store = Store.open(settings.data_dir / "gallery" / "gallery.db")
+    keys = KeyFile.open(settings.keys_folder(), settings.master_place())
+    store = Store.open(settings.data_dir / "gallery" / "gallery.db", keys=keys)
     try:
         device = search_device(settings.provider)
         _listen(engine, settings, Galleries(store, card.embedding_contract, card.contract.dimension, device))

@@ -86,15 +86,20 @@ def condemned(connection: Connection) -> list[int]:
     return list(connection.execute(select(galleries.c.key).where(galleries.c.id.is_(None))).scalars())
 
 
-def delete_some(connection: Connection, key: int) -> bool:
-    """One bounded step of the deletion of the condemned gallery ``key``; whether there is more to do."""
+def delete_some(connection: Connection, key: int) -> tuple[list[int], bool]:
+    """One bounded step of the deletion of the condemned gallery ``key``.
+
+    Returns the keys of the persons that it removed, whose keys are to be destroyed when this is durable, and whether
+    there is more to do.
+    """
     for table, column in ((faces, faces.c.key), (persons, persons.c.key), (enrolments, enrolments.c.key)):
-        some = select(column).where(table.c.gallery_key == key).order_by(column).limit(STEP)
-        gone = connection.execute(delete(table).where(table.c.gallery_key == key, column.in_(some)))
-        if gone.rowcount:
-            return True
+        query = select(column).where(table.c.gallery_key == key).order_by(column).limit(STEP)
+        some = connection.execute(query).scalars().all()
+        if some:
+            connection.execute(delete(table).where(table.c.gallery_key == key, column.in_(some)))
+            return ([*some] if table is persons else []), True
     connection.execute(delete(galleries).where(galleries.c.key == key))
-    return False
+    return [], False
 
 
 def _by_id(id: str) -> Select[Any]:
