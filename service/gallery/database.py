@@ -24,7 +24,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from service.errors import InsufficientStorage, LikenessError, NotReady, Overloaded, Unavailable
 from service.files import lock_folder, make_private_file, make_private_folder
-from service.gallery.store_reserve import Reserve
+from service.reserve import Reserve
 from service.security.key_file import KeyFile
 
 BUSY_TIMEOUT_MS = 5000

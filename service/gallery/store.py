@@ -17,9 +17,9 @@ from service.gallery.database import open_database, storage_errors
 from service.gallery.records import FaceRecord, GalleryRecord, Metadata, NewFace, Page, PersonRecord, Templates
 from service.gallery.store_bulk import BulkPerson, Imported
 from service.gallery.store_faces import AddedFaces, Answer, Once
-from service.gallery.store_reserve import RESERVE_BYTES
 from service.gallery.store_session import Sessions
 from service.gallery.store_values import batches
+from service.reserve import RESERVE_BYTES
 from service.security.key_file import KeyFile
 from service.security.master_key import FilePlace
 
