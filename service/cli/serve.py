@@ -6,10 +6,9 @@ import signal
 import sys
 from typing import Any
 
-import uvicorn
-
 from service.api.app import create_app
 from service.cli.options import settings_of
+from service.cli.server import server_of
 from service.engine import Engine, load_engine
 from service.errors import Unavailable
 from service.gallery.gallery import Galleries
@@ -62,15 +61,11 @@ def _listen(engine: Engine, settings: Settings, galleries: Galleries) -> None:
         failures.append(error)
         server.should_exit = True
 
-    config = uvicorn.Config(
-        create_app(engine, settings, galleries, failed=stop),
-        host=settings.host,
-        port=settings.port,
-        log_level="info",
-        server_header=False,
-        timeout_graceful_shutdown=30,
-    )
-    server = uvicorn.Server(config)
+    def draining() -> None:
+        app.state.draining = True
+
+    app = create_app(engine, settings, galleries, failed=stop)
+    server = server_of(app, settings.drain_s, draining, host=settings.host, port=settings.port, log_level="info")
     try:
         server.run()
     except KeyboardInterrupt:
