@@ -4,10 +4,12 @@ Hand-made, because a generator shares the cores with what it measures: it may no
 """
 
 import asyncio
+import json
 import ssl
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from urllib.parse import urlsplit
 
 from service.errors import InvalidRequest, Unavailable
@@ -15,18 +17,22 @@ from service.errors import InvalidRequest, Unavailable
 _LONGEST_HEAD = 64 * 1024
 
 
+# Of a multipart body; what is bytes is a file.
+Fields = Sequence[tuple[str, str | bytes]]
+
+
 @dataclass(frozen=True)
 class Target:
-    """Where requests go, and one whole request as bytes."""
+    """Where requests go, and whole requests as bytes, which are sent in turn."""
 
     host: str
     port: int
     tls: bool
-    request: bytes
+    requests: Iterator[bytes]
 
 
-def target(url: str, path: str, fields: Sequence[tuple[str, str | bytes]], headers: Mapping[str, str]) -> Target:
-    """A multipart POST of ``fields``; those that are bytes are files.
+def target(url: str, path: str, bodies: Sequence[Fields | dict[str, object]], headers: Mapping[str, str]) -> Target:
+    """POSTs of each of ``bodies`` in turn: a dictionary as JSON, fields as multipart.
 
     Raises:
         InvalidRequest: the address is none.
@@ -34,27 +40,34 @@ def target(url: str, path: str, fields: Sequence[tuple[str, str | bytes]], heade
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InvalidRequest(f"{url!r} is no address of a service; give one like http://127.0.0.1:8000.")
-    boundary = uuid.uuid4().hex
-    body = b""
-    for name, value in fields:
-        file = isinstance(value, bytes)
-        disposition = f'form-data; name="{name}"' + ('; filename="photo"' if file else "")
-        content = value if isinstance(value, bytes) else value.encode()
-        body += f"--{boundary}\r\nContent-Disposition: {disposition}\r\n\r\n".encode() + content + b"\r\n"
-    body += f"--{boundary}--\r\n".encode()
-    lines = {
-        "Host": parts.netloc,
-        "Content-Type": f"multipart/form-data; boundary={boundary}",
-        "Content-Length": str(len(body)),
-        **headers,
-    }
-    head = f"POST {parts.path.rstrip('/')}{path} HTTP/1.1\r\n" + "".join(f"{k}: {v}\r\n" for k, v in lines.items())
     tls = parts.scheme == "https"
-    return Target(parts.hostname, parts.port or (443 if tls else 80), tls, head.encode() + b"\r\n" + body)
+    place = f"{parts.path.rstrip('/')}{path}"
+    requests = [_request(place, {"Host": parts.netloc, **headers}, body) for body in bodies]
+    return Target(parts.hostname, parts.port or (443 if tls else 80), tls, cycle(requests))
+
+
+def _request(path: str, headers: Mapping[str, str], body: Fields | dict[str, object]) -> bytes:
+    if isinstance(body, dict):
+        kind, content = "application/json", json.dumps(body).encode()
+    else:
+        boundary = uuid.uuid4().hex
+        kind, content = f"multipart/form-data; boundary={boundary}", _multipart(body, boundary)
+    lines = {"Content-Type": kind, "Content-Length": str(len(content)), **headers}
+    head = f"POST {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    return head.encode() + b"\r\n" + content
+
+
+def _multipart(fields: Fields, boundary: str) -> bytes:
+    parts = []
+    for name, value in fields:
+        file = '; filename="photo"' if isinstance(value, bytes) else ""
+        head = f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'
+        parts.append(head.encode() + (value if isinstance(value, bytes) else value.encode()) + b"\r\n")
+    return b"".join(parts) + f"--{boundary}--\r\n".encode()
 
 
 class Connection:
-    """Sends the request of one target again and again, one at a time."""
+    """Sends the requests of one target, one at a time."""
 
     def __init__(self, to: Target) -> None:
         self._to = to
@@ -66,6 +79,7 @@ class Connection:
         Raises:
             Unavailable: nobody answers, or the connection broke in the middle.
         """
+        request = next(self._to.requests)
         # A connection that was idle may have been closed by the service just now; then the request is sent anew.
         for fresh in (False, True):
             reused = self._streams is not None
@@ -75,7 +89,7 @@ class Connection:
                         self._to.host, self._to.port, ssl=ssl.create_default_context() if self._to.tls else None
                     )
                 reader, writer = self._streams
-                writer.write(self._to.request)
+                writer.write(request)
                 return await self._answer(reader)
             except (OSError, EOFError, ValueError) as error:
                 self.close()
