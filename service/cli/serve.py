@@ -24,6 +24,8 @@ def add_command(commands: Any, local: argparse.ArgumentParser) -> None:
     command = commands.add_parser("serve", parents=[local], help="serve over HTTP")
     command.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
     command.add_argument("--port", type=int, help="port to listen on, 0 for a free one (default: 8000)")
+    command.add_argument("--max-waiting", type=int, help="photos that may wait for a core before 429 (default: 64)")
+    command.add_argument("--drain-s", type=float, help="seconds of service after SIGTERM (default: 1)")
     command.set_defaults(run=run)
 
 
