@@ -90,11 +90,14 @@ class Recognizer:
 
     def embed(self, faces: Sequence[tuple[Image, Face]]) -> list[EmbeddedFace]:
         """Embed faces, also of several photos, in as few calls of the network as possible."""
+        return self.embed_aligned([face for _, face in faces], [self.crop(image, face) for image, face in faces])
+
+    def embed_aligned(self, faces: Sequence[Face], crops: Sequence[NDArray[np.uint8]]) -> list[EmbeddedFace]:
+        """Embed faces whose crops are there already, one for each."""
         if not faces:
             return []
-        crops = [self.crop(image, face) for image, face in faces]
         embeddings, norms = self.embed_crops(crops)
         return [
             EmbeddedFace(face, crop, embedding, float(norm))
-            for (_, face), crop, embedding, norm in zip(faces, crops, embeddings, norms, strict=True)
+            for face, crop, embedding, norm in zip(faces, crops, embeddings, norms, strict=True)
         ]
