@@ -28,6 +28,7 @@ setup: $(INSTALLED) ## install into .venv (DEVICE=cpu or gpu)
 
 run: $(INSTALLED) ## install, obtain the default bundle, serve on 127.0.0.1 (PORT=, DATA_DIR=, BUNDLE=)
 	@$(LIKENESS) pull $(BUNDLE) --data-dir $(DATA_DIR)
+	@$(LIKENESS) keys create --if-none --name first --data-dir $(DATA_DIR)
 	@$(LIKENESS) serve --bundle $(BUNDLE) --data-dir $(DATA_DIR) --port $(PORT)
 
 test: $(INSTALLED_DEV) ## run the tests, with the real bundle

@@ -15,6 +15,8 @@
     │   │   ├── GalleryNotFound
     │   │   ├── PersonNotFound
     │   │   └── FaceIdNotFound
+    │   ├── Unauthorized              no access key, or none that is known
+    │   ├── Forbidden                 the access key is not for this
     │   ├── Conflict                  an id or an idempotency key that is taken by something else
     │   ├── InvalidRequest            a field that is missing, unknown, or of the wrong type or range
     │   └── UnsupportedErrorRate      an FMR that the calibration data cannot speak about
@@ -94,6 +96,14 @@ class PersonNotFound(Missing):
 
 class FaceIdNotFound(Missing):
     """There is no such enrolled face."""
+
+
+class Unauthorized(UnusableInput):
+    """There is no access key with the request, or it is not known, or has expired."""
+
+
+class Forbidden(UnusableInput):
+    """The access key is known, but not for this call or this gallery."""
 
 
 class Conflict(UnusableInput):

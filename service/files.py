@@ -2,6 +2,8 @@
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from service.errors import NotReady
@@ -56,6 +58,17 @@ def lock_folder(folder: Path, means: str = "data folder") -> int:
             {"folder": str(folder)},
         ) from error
     return descriptor
+
+
+@contextmanager
+def lock_file(path: Path) -> Iterator[None]:
+    """Hold the file ``path`` alone, among all processes; others wait."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def sync_folder(folder: Path) -> None:

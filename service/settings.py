@@ -38,6 +38,10 @@ class Settings(BaseSettings):
         16.0
     )
     max_waiting: Annotated[int, Field(ge=1, description="photos that may wait for a core before 429")] = 64
+    retention_check_s: Annotated[
+        float, Field(gt=0, le=86400, description="seconds between looks for persons whose time is up")
+    ] = 60.0
+    auth: Annotated[bool, Field(description="whether callers need an access key; false on loopback only")] = True
     max_per_client: Annotated[int, Field(ge=0, description="photos of one client in work or waiting; 0: no limit")] = 0
     max_upload_bytes: Annotated[int, Field(ge=1024, description="all request bodies in memory together")] = (
         512 * 1024 * 1024
@@ -66,6 +70,10 @@ class Settings(BaseSettings):
     def keys_folder(self) -> Path:
         """Where the keys are: not with the database, whose backups must not hold them."""
         return self.data_dir / "keys"
+
+    def audit_folder(self) -> Path:
+        """Where the audit log is."""
+        return self.data_dir / "audit"
 
     def master_place(self) -> MasterPlace:
         """Where the master key comes from."""

@@ -26,6 +26,8 @@ class TooSlow(MalformedRequest):
 # The first class of an error's method resolution order that stands here decides.
 STATUS_AND_CODE: Mapping[type[errors.LikenessError], tuple[int, str]] = {
     MalformedRequest: (400, "invalid_request"),
+    errors.Unauthorized: (401, "unauthorized"),
+    errors.Forbidden: (403, "forbidden"),
     errors.GalleryNotFound: (404, "gallery_not_found"),
     errors.PersonNotFound: (404, "person_not_found"),
     errors.FaceIdNotFound: (404, "face_id_not_found"),
@@ -77,6 +79,8 @@ async def _on_domain_error(request: Request, error: Exception) -> JSONResponse:
     if status in (429, 503):
         response.headers["Retry-After"] = str(error.details.get("retry_after_s", 1))
         metrics.REFUSED.labels(code).inc()
+    if status == 401:
+        response.headers["WWW-Authenticate"] = 'Bearer realm="likeness"'
     if isinstance(error, TooSlow):
         response.headers["Connection"] = "close"
     return response

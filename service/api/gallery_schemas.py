@@ -50,6 +50,9 @@ Vector = Annotated[list[float], Field(min_length=1, max_length=8192)]
 class GalleryPut(RequestBody):
     name: Text | None = None
     description: Text | None = None
+    retention_days: (
+        Annotated[int, Field(ge=1, le=36_500, description="persons are erased so long after they were made")] | None
+    ) = None
 
 
 class PersonPut(RequestBody):
@@ -139,6 +142,7 @@ class GalleryOut(BaseModel):
     persons: int
     faces: int
     created_at: datetime
+    retention_days: int | None
 
     @classmethod
     def of(cls, record: GalleryRecord) -> "GalleryOut":
@@ -168,6 +172,14 @@ class FaceRecordOut(BaseModel):
     @classmethod
     def of(cls, record: FaceRecord) -> "FaceRecordOut":
         return cls.model_validate({"face_id": record.id, "created_at": record.created_at, **record.facts})
+
+
+class Erased(BaseModel):
+    """What an erasure is proved with, on request (``Prefer: return=representation``)."""
+
+    erased: dict[str, str]
+    at: str
+    receipt: Annotated[str, Field(description="number and mac of its line in the audit log")]
 
 
 class GalleryPage(BaseModel):

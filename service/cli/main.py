@@ -13,7 +13,7 @@ from pathlib import Path
 
 from service import __version__
 from service.api.errors import status_and_code
-from service.cli import adopt, bench, client, enrol, evaluate, galleries, keys, photos, pull, serve, tune
+from service.cli import adopt, audit, bench, client, enrol, evaluate, galleries, keys, photos, pull, serve, tune
 from service.errors import InvalidRequest, LikenessError, Unavailable
 
 EXIT_DONE, EXIT_NO_MATCH, EXIT_WRONG_USE, EXIT_UNUSABLE, EXIT_UNAVAILABLE = range(5)
@@ -62,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     enrol.add_command(commands, remote)
     galleries.add_commands(commands, remote)
     keys.add_command(commands, common)
+    audit.add_command(commands, common)
     bench.add_command(commands, remote)
     return top
 

@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,9 +106,11 @@ class Galleries:
                 faces += len(opened.segment)
         return faces
 
-    def put(self, gallery: str, name: str | None, description: str | None) -> tuple[GalleryRecord, bool]:
-        """Make or rename a gallery; it is pinned to this bundle's contract."""
-        return self.store.put_gallery(gallery, name, description, self._contract, self._dimension)
+    def put(
+        self, gallery: str, name: str | None, description: str | None, retention_days: int | None = None
+    ) -> tuple[GalleryRecord, bool]:
+        """Make a gallery, pinned to this bundle's contract, or change what is shown of it."""
+        return self.store.put_gallery(gallery, name, description, self._contract, self._dimension, retention_days)
 
     def delete(self, gallery: str) -> None:
         """Remove a gallery with everything in it."""
@@ -146,6 +149,15 @@ class Galleries:
         """Remove a person with all faces; when this returns no search finds them."""
         with self._changing(gallery) as segment:
             segment.remove(np.array(self.store.delete_person(gallery, person), np.int64))
+
+    def delete_if_due(self, gallery: str, person: str, at: datetime) -> bool:
+        """Remove a person whose time is up at ``at``; whether it was. Also in galleries of another contract."""
+        if self.store.gallery(gallery).embedding_contract != self._contract:
+            return self.store.delete_if_due(gallery, person, at) is not None
+        with self._changing(gallery) as segment:
+            gone = self.store.delete_if_due(gallery, person, at)
+            segment.remove(np.array(gone or [], np.int64))
+        return gone is not None
 
     def delete_face(self, gallery: str, person: str, face: str) -> None:
         """Remove one face."""

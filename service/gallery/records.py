@@ -20,6 +20,7 @@ class GalleryRecord:
         embedding_contract, dimension: pinned when the gallery was made.
         revision: grows with every change of its faces.
         persons, faces: how many there are.
+        retention_days: persons are erased so long after they were made; None: never.
     """
 
     key: int
@@ -32,6 +33,7 @@ class GalleryRecord:
     persons: int
     faces: int
     created_at: datetime
+    retention_days: int | None = None
 
 
 @dataclass(frozen=True)

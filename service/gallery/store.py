@@ -1,7 +1,7 @@
 """Who is enrolled, durably: the truth that indexes are built from and checked against."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine
 
 from service.files import make_private_folder
-from service.gallery import store_bulk, store_faces, store_galleries, store_keys, store_persons
+from service.gallery import store_bulk, store_faces, store_galleries, store_keys, store_persons, store_retention
 from service.gallery.database import open_database, storage_errors
 from service.gallery.records import FaceRecord, GalleryRecord, Metadata, NewFace, Page, PersonRecord, Templates
 from service.gallery.store_bulk import BulkPerson, Imported
@@ -100,15 +100,25 @@ class Store:
         return self._sessions.erase()
 
     def put_gallery(
-        self, id: str, name: str | None, description: str | None, embedding_contract: str, dimension: int
+        self,
+        id: str,
+        name: str | None,
+        description: str | None,
+        embedding_contract: str,
+        dimension: int,
+        retention_days: int | None = None,
     ) -> tuple[GalleryRecord, bool]:
-        """Make a gallery, or replace name and description of the one that is there; whether it was made.
+        """Make a gallery, or replace what is shown of the one that is there; whether it was made.
+
+        Args:
+            retention_days: how long its persons are kept; None: until they are deleted.
 
         Raises:
             ModelMismatch: it is there, for another contract or dimension.
         """
         with self._sessions.write() as connection:
-            return store_galleries.put(connection, id, name, description, embedding_contract, dimension)
+            shown = {"name": name, "description": description, "retention_days": retention_days}
+            return store_galleries.put(connection, id, shown, embedding_contract, dimension)
 
     def gallery(self, id: str) -> GalleryRecord:
         """Raises GalleryNotFound."""
@@ -119,6 +129,11 @@ class Store:
         """Up to ``limit`` (1 to 1000) galleries in the order of their ids."""
         with self._sessions.read() as connection:
             return store_galleries.page(connection, cursor, limit)
+
+    def galleries_among(self, ids: Collection[str], cursor: str | None = None, limit: int = 100) -> Page[GalleryRecord]:
+        """As ``galleries``, of those with these ids."""
+        with self._sessions.read() as connection:
+            return store_galleries.page(connection, cursor, limit, ids)
 
     def delete_gallery(self, id: str) -> int:
         """Delete a gallery with all that is in it; its key. Raises GalleryNotFound.
@@ -178,6 +193,20 @@ class Store:
                 store opens or deletes again.
         """
         gone = self._sessions.delete(lambda connection: store_persons.remove(connection, gallery, id))
+        self._destroy([gone.key])
+        self.erase()
+        return gone.faces
+
+    def due(self, at: datetime, limit: int) -> list[tuple[str, str]]:
+        """Gallery and person of up to ``limit`` persons whose time is up."""
+        with self._sessions.read() as connection:
+            return store_retention.due(connection, at, limit)
+
+    def delete_if_due(self, gallery: str, id: str, at: datetime) -> list[int] | None:
+        """Like ``delete_person``, but None, and nothing done, for a person whose time is not up at ``at``."""
+        gone = self._sessions.delete(lambda connection: store_retention.remove_if_due(connection, gallery, id, at))
+        if gone is None:
+            return None
         self._destroy([gone.key])
         self.erase()
         return gone.faces

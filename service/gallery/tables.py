@@ -77,6 +77,8 @@ galleries = Table(
     Column("persons", Key, nullable=False),
     Column("faces", Key, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    # How long persons are kept; NULL: until they are deleted.
+    Column("retention_days", Integer),
     sqlite_autoincrement=True,
 )
 
@@ -94,6 +96,8 @@ persons = Table(
     # Of the key that the person's templates are sealed with.
     Column("key_name", LargeBinary),
     UniqueConstraint("gallery_key", "id"),
+    Index("ix_persons_expires", "expires_at"),
+    Index("ix_persons_created", "gallery_key", "created_at"),
     sqlite_autoincrement=True,
 )
 

@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from service.errors import InsufficientStorage, LikenessError, Unavailable
+from service.errors import InsufficientStorage, Unavailable
 from service.files import make_private_file, make_private_folder
 from service.reserve import Reserve
 from service.security.raw_file import RawFile
@@ -42,7 +42,7 @@ _HEAD_PLACES = (0, 512)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-class AuditBroken(LikenessError):
+class AuditBroken(Unavailable):
     """The audit log is not what the service wrote."""
 
 

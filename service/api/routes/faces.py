@@ -21,7 +21,8 @@ from service.api.gallery_schemas import (
     SearchRequest,
     VerifyPersonRequest,
 )
-from service.api.routes.galleries import NOT_FOUND, Cursor, Limit
+from service.api.guard import AskerDep, AuditedRoute
+from service.api.routes.galleries import ERASED, NOT_FOUND, Cursor, Limit
 from service.api.routes.photos import ERRORS
 from service.api.schemas import Box, CompareAnswer
 from service.decision.searches import choose_search_point
@@ -32,7 +33,9 @@ from service.gallery.store import AddedFaces, Once
 from service.identification import decide, digest, enrol, examine, verify_enrolled
 from service.recognition.select import box_details
 
-router = APIRouter(prefix="/v1/galleries/{gallery}", tags=["faces"], responses={**ERRORS, **NOT_FOUND})
+router = APIRouter(
+    prefix="/v1/galleries/{gallery}", tags=["faces"], responses={**ERRORS, **NOT_FOUND}, route_class=AuditedRoute
+)
 PERSON = "/persons/{person}"
 IdempotencyKey = Annotated[str | None, Header(max_length=255)]
 
@@ -102,7 +105,7 @@ async def list_faces(
     return FacePage(faces=[FaceRecordOut.of(record) for record in page.items], cursor=page.cursor)
 
 
-@router.delete(f"{PERSON}/faces/{{face_id}}", status_code=204)
+@router.delete(f"{PERSON}/faces/{{face_id}}", status_code=204, responses=ERASED)
 async def delete_face(
     gallery: str, person: str, face_id: str, galleries: GalleriesDep, workers: StoreWorkersDep
 ) -> None:
@@ -129,6 +132,7 @@ async def search(
     gallery: str,
     body: Annotated[SearchRequest, Depends(reader(SearchRequest))],
     service: EverythingDep,
+    asker: AskerDep,
 ) -> SearchAnswer:
     """Who of the gallery is it? ``unknown`` is an ordinary answer. One entry in ``probes`` for each probe face."""
     boxes: list[Box | None] = [None]
@@ -145,6 +149,7 @@ async def search(
     result = await service.search_workers.run(service.galleries.search, gallery, probes, body.top_k, body.filter)
     point = choose_search_point(service.engine.thresholds, result.persons, body.fpir, body.fmr, body.threshold)
     answers = [decide(found, point, body.candidates == "above_threshold") for found in result.candidates]
+    asker.told["identified"] = [answer.candidates[0].person.id for answer in answers if answer.identified]
     return SearchAnswer(
         gallery=gallery,
         gallery_size=GallerySize(persons=result.persons, faces=result.faces),
