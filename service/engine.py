@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from service.decision.thresholds import OperatingPoint, Thresholds
 from service.errors import InvalidRequest, ModelMismatch
 from service.metrics import stage
+from service.recognition.decode import decode
 from service.recognition.quality import Quality, measure
 from service.recognition.recognizer import RecognitionOptions, Recognizer
 from service.recognition.select import FacePolicy, OneFacePolicy, select_faces
@@ -18,6 +19,7 @@ from service.recognition.types import EmbeddedFace, Face, Image
 from service.runtime.batching import SharedDetector, SharedEmbedder
 from service.runtime.bundle import locate, open_bundle
 from service.runtime.card import Card
+from service.runtime.decoders import Decoders
 from service.runtime.networks import RuntimeOptions, available_cores, open_networks
 from service.runtime.tuning import plan_for
 from service.settings import Settings
@@ -165,8 +167,11 @@ def cosine(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
     return float(np.clip(np.dot(a.astype(np.float64), b.astype(np.float64)), -1.0, 1.0))
 
 
-def load_engine(settings: Settings) -> Engine:
+def load_engine(settings: Settings, strangers: bool = False) -> Engine:
     """Open the bundle that ``settings`` name, on the provider they name.
+
+    Args:
+        strangers: photos come from strangers, so that they are decoded in processes of their own.
 
     Raises:
         BundleError, DeviceError: see ``service.runtime``.
@@ -182,5 +187,6 @@ def load_engine(settings: Settings) -> Engine:
     detector, embedder = open_networks(bundle.detector, bundle.embedder, contract, runtime)
     options = RecognitionOptions(max_pixels=settings.max_pixels, min_face_size=settings.min_face_size)
     shared = SharedDetector(detector, plan.detector), SharedEmbedder(embedder, plan.embedder)
-    recognizer = Recognizer(*shared, contract.alignment.template, contract.alignment.size, options)
+    decoder = Decoders(plan.photo_threads, settings.max_pixels) if strangers else decode
+    recognizer = Recognizer(*shared, contract.alignment.template, contract.alignment.size, options, decoder)
     return Engine(bundle.card, recognizer, (detector.provider, embedder.provider), plan.photo_threads)

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
             f"Without access keys the service listens on loopback only, not on {settings.host}. Leave out --no-auth, "
             "or --host."
         )
-    engine = load_engine(settings)
+    engine = load_engine(settings, strangers=True)
     card = engine.card
     log.info(
         "bundle %s %s, weights under %s, detector on %s, embedder on %s",

@@ -9,7 +9,7 @@ Pure numpy and OpenCV around two networks that are passed in; thread-safe, as no
 construction.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -50,13 +50,16 @@ class Recognizer:
         template: ArrayLike,
         crop_size: int,
         options: RecognitionOptions | None = None,
+        decoder: Callable[[bytes, int], Image] = decode,
     ) -> None:
         """
         Args:
             detector, embedder: the bundle's two networks.
             template: (5, 2) where the landmarks come to lie in the crop.
             crop_size: side of the crop in pixels.
+            decoder: what stands for ``decode``, the same in another process.
         """
+        self._decode = decoder
         self.options = options or RecognitionOptions()
         self.detector = detector
         self.embedder = embedder
@@ -65,7 +68,7 @@ class Recognizer:
 
     def decode(self, content: bytes) -> Image:
         """Encoded bytes to an upright RGB image; see ``service.recognition.decode`` for what is refused."""
-        return decode(content, self.options.max_pixels)
+        return self._decode(content, self.options.max_pixels)
 
     def detect(self, image: Image) -> list[Face]:
         """All faces, largest first; none is an ordinary answer."""
