@@ -62,7 +62,9 @@ class Retention:
             log.exception("A person whose time is up could not be erased.")
             return False
         if self._audit is not None:
-            self._audit.append(Event("retention", "delete_person", gallery, person, status=204), durable=True)
+            self._audit.append(
+                Event("retention", "delete_person", gallery, person, status=204), durable=True, deletes=True
+            )
         return True
 
     def _clock_was_set(self) -> bool:

@@ -13,6 +13,7 @@ from service import __version__
 from service.api import errors
 from service.api.callers import CallerContext
 from service.api.context import RequestContext
+from service.api.document import describe, name_operation
 from service.api.guard import Guard, admit
 from service.api.intake import Intake
 from service.api.routes import bulk, faces, health, metrics, photos
@@ -83,7 +84,9 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         dependencies=[Depends(admit)],
+        generate_unique_id_function=name_operation,
     )
+    app.openapi = describe(app)  # type: ignore[method-assign]
     app.state.guard = guard or Guard()
     app.state.ready = app.state.draining = False
     app.state.engine = engine

@@ -36,6 +36,8 @@ class RequestBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     repeated: ClassVar[frozenset[str]] = frozenset()
+    # Of which a form is not told: vectors are no text.
+    json_only: ClassVar[frozenset[str]] = frozenset()
     photos: ClassVar[int] = 0
 
 
@@ -90,12 +92,30 @@ def reader(model: type[Body], multipart: bool = True, required: bool = True) -> 
 
 def openapi_body(model: type[RequestBody], multipart: bool = True, required: bool = True) -> dict[str, Any]:
     """The ``requestBody`` of the OpenAPI document for both encodings of ``model``."""
-    schema = model.model_json_schema()
+    schema = _inlined(model.model_json_schema())
     content: dict[str, Any] = {"application/json": {"schema": schema}}
     if multipart:
         binary = {"type": "string", "format": "binary"}
-        content = {"multipart/form-data": {"schema": _replace_photos(schema, binary)}, **content}
+        shown = {name: part for name, part in schema["properties"].items() if name not in model.json_only}
+        form = {**schema, "properties": _replace_photos(shown, binary)}
+        content = {"multipart/form-data": {"schema": form}, **content}
     return {"requestBody": {"required": required, "content": content}}
+
+
+def _inlined(schema: dict[str, Any]) -> Any:
+    """The schema without ``$defs``, which its references could not reach inside an OpenAPI document."""
+    definitions = schema.pop("$defs", {})
+
+    def inline(part: Any) -> Any:
+        if isinstance(part, list):
+            return [inline(item) for item in part]
+        if not isinstance(part, dict):
+            return part
+        if "$ref" in part:
+            return inline(definitions[part["$ref"].removeprefix("#/$defs/")])
+        return {name: inline(item) for name, item in part.items()}
+
+    return inline(schema)
 
 
 def _replace_photos(schema: Any, by: dict[str, str]) -> Any:

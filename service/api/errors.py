@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from service import errors, metrics
 
@@ -94,7 +95,20 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
         message = str(error.detail)
     response = error_response(request.state.request_id, error.status_code, "invalid_request", message)
     response.headers.update(error.headers or {})
+    if error.status_code == 405:
+        # The framework names only those of the first route with this path.
+        response.headers["Allow"] = ", ".join(_methods_of(request))
     return response
+
+
+def _methods_of(request: Request) -> list[str]:
+    """All methods that the path of a request has."""
+    found = set()
+    for method in ("GET", "PUT", "POST", "PATCH", "DELETE"):
+        scope = {**request.scope, "method": method}
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.router.routes):
+            found.add(method)
+    return sorted(found)
 
 
 async def _on_bad_parameter(request: Request, error: Exception) -> JSONResponse:

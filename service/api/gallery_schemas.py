@@ -78,6 +78,7 @@ class EnrolRequest(RequestBody):
     """Photos, or templates made elsewhere under the same contract."""
 
     repeated: ClassVar[frozenset[str]] = frozenset({"images", "face_ids"})
+    json_only: ClassVar[frozenset[str]] = frozenset({"embeddings", "embedding_contract"})
     photos: ClassVar[int] = 1
 
     images: Annotated[list[Photo], Field(min_length=1, max_length=MOST_PHOTOS)] | None = None
@@ -105,6 +106,8 @@ class _Searched(RequestBody):
 
 class SearchRequest(_Searched):
     """A photo, or an embedding made elsewhere under the same contract."""
+
+    json_only: ClassVar[frozenset[str]] = frozenset({"embedding", "embedding_contract"})
 
     photos: ClassVar[int] = 1
 

@@ -93,7 +93,7 @@ class AuditedRoute(APIRoute):
             audit: AuditLog | None = request.app.state.guard.audit
             if audit is None:
                 return await handle(request)
-            if request.method != "DELETE":
+            if request.method not in ("GET", "DELETE") and self.name not in _LOOKS:
                 await anyio.to_thread.run_sync(audit.require_room)
             receipt: Receipt | None = None
             status = 500
@@ -135,7 +135,7 @@ class AuditedRoute(APIRoute):
         changes = request.method != "GET" and self.name not in _LOOKS
         # Also for a caller who has left.
         with anyio.CancelScope(shield=True):
-            return await anyio.to_thread.run_sync(audit.append, event, changes)
+            return await anyio.to_thread.run_sync(audit.append, event, changes, request.method == "DELETE")
         raise AssertionError("A shielded scope is not cancelled.")
 
 

@@ -19,7 +19,8 @@ MAX_METADATA_KEYS = 64
 MAX_METADATA_BYTES = 16384  # as JSON
 MAX_DIMENSION = 4096
 MAX_RETENTION_DAYS = 36_500
-_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+ID_PATTERN = "[A-Za-z0-9._:-]{1,128}"
+_ID = re.compile(ID_PATTERN)
 T = TypeVar("T")
 
 

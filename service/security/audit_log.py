@@ -27,14 +27,14 @@ from typing import Any
 
 from service.errors import InsufficientStorage, Unavailable
 from service.files import make_private_file, make_private_folder
-from service.reserve import Reserve
 from service.security.raw_file import RawFile
 
 log = logging.getLogger(__name__)
 
 LOG_NAME, HEAD_NAME = "audit.log", "audit.head"
-# Some thousand deletions on a full disk can be told of.
-RESERVE_BYTES = 2**20
+# Blank lines that follow the last one hold room on the disk: when it is full some thousand searches can still be told
+# of, and after them, with the rest, some thousand deletions.
+ROOM_BYTES, LAST_ROOM_BYTES = 3 * 2**19, 2**19
 PURPOSE = "audit log"
 _TAIL = re.compile(rb',"mac":"([0-9a-f]{64})"\}')
 _HEAD = struct.Struct(">Q32s32s")
@@ -86,9 +86,8 @@ class AuditLog:
         for name in (LOG_NAME, HEAD_NAME):
             make_private_file(folder / name)
         self._key = key
-        self._reserve = Reserve(folder / "reserve", RESERVE_BYTES)
         self._writing, self._syncing = threading.Lock(), threading.Lock()
-        self._seq, self._mac, self._end = 0, _genesis(key), 0
+        self._seq, self._mac, self._end, self._size = 0, _genesis(key), 0, 0
         self._synced, self._place = 0, 0
         self._head = RawFile(folder / HEAD_NAME)
         self._file = RawFile(self.path)
@@ -100,22 +99,21 @@ class AuditLog:
             raise
 
     def require_room(self) -> None:
-        """Raises InsufficientStorage when only deletions can still be told of."""
-        try:
-            with self._writing:
-                whole = self._reserve.restore()
-        except OSError as error:
-            raise Unavailable(f"The audit log {self.path} cannot be written: {error}") from error
-        if not whole:
-            raise InsufficientStorage(
-                f"The disk that holds the audit log {self.path} is full; nothing was done. Make room."
-            )
+        """Raises InsufficientStorage when only searches and deletions can still be told of."""
+        with self._writing:
+            if not self._make_room():
+                raise InsufficientStorage(
+                    f"The disk that holds the audit log {self.path} is full; nothing was done. Make room."
+                )
 
-    def append(self, event: Event, durable: bool) -> Receipt:
+    def append(self, event: Event, durable: bool, deletes: bool = False) -> Receipt:
         """Add a line; with ``durable`` it is on the disk when this returns, else after the next ``sync``.
 
+        Args:
+            deletes: a part of the room is for such lines alone.
+
         Raises:
-            InsufficientStorage: the disk is full, and so is the reserve.
+            InsufficientStorage: the disk is full, and the room that was held is used up.
         """
         with self._writing:
             at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -124,7 +122,7 @@ class AuditLog:
             # On a line of its own whatever is in it: JSON escapes what breaks lines.
             body = json.dumps(told, separators=(",", ":"), allow_nan=False).encode()[:-1]
             mac = _mac(self._key, self._mac, body)
-            self._write(body + b',"mac":"' + mac.hex().encode() + b'"}\n')
+            self._write(body + b',"mac":"' + mac.hex().encode() + b'"}\n', deletes)
             self._seq, self._mac = seq, mac
         if durable:
             self.sync(seq)
@@ -146,6 +144,7 @@ class AuditLog:
     def close(self) -> None:
         """Sync and close."""
         self.sync()
+        os.truncate(self.path, self._end)
         self._file.close()
         self._head.close()
 
@@ -169,26 +168,38 @@ class AuditLog:
                 f"{self.path} ends with line {self._seq}; {seq} were written. Look at it with `likeness audit verify`.",
                 {"line": self._seq + 1},
             )
-        if self._end < content_end:
-            os.truncate(self.path, self._end)
+        rest = self._file.read(self._end, content_end - self._end)
+        if rest.strip(b"\n"):
+            # In place, so that the room is not lost to somebody else.
+            self._file.write(self._end, b"\n" * len(rest))
+        self._size = content_end
         # Also with no line yet: from now on a head that is missing is one that was removed.
         self._synced = -1
         self.sync()
 
-    def _write(self, line: bytes) -> None:
-        for last_try in (False, True):
-            try:
-                self._file.write(self._end, line)
-            except OSError as error:
-                os.truncate(self.path, self._end)
-                if error.errno not in _FULL:
-                    raise Unavailable(f"The audit log {self.path} cannot be written: {error}") from error
-                if last_try:
-                    raise InsufficientStorage(f"The disk that holds the audit log {self.path} is full.") from error
-                self._reserve.release()
-            else:
-                self._end += len(line)
-                return
+    def _write(self, line: bytes, deletes: bool) -> None:
+        self._make_room()
+        if self._size - self._end < len(line) + (0 if deletes else LAST_ROOM_BYTES):
+            raise InsufficientStorage(f"The disk that holds the audit log {self.path} is full. Make room.")
+        try:
+            self._file.write(self._end, line)
+        except OSError as error:
+            raise Unavailable(f"The audit log {self.path} cannot be written: {error}") from error
+        self._end += len(line)
+
+    def _make_room(self) -> bool:
+        """Hold at least half of the room, and all of it where it has to be taken anew; whether that went well."""
+        if self._size - self._end >= ROOM_BYTES // 2 + LAST_ROOM_BYTES // 2:
+            return True
+        try:
+            self._file.write(self._size, b"\n" * (self._end + ROOM_BYTES - self._size))
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise Unavailable(f"The audit log {self.path} cannot be written: {error}") from error
+            return False
+        finally:
+            self._size = self._file.size()
+        return True
 
 
 @dataclass(frozen=True)
@@ -227,7 +238,9 @@ def verify(folder: Path, key: bytes, receipt: str | None = None) -> Verified:
 
 
 def _lines(path: Path, key: bytes, trusted: int | None) -> Iterator[tuple[int, bytes, int]]:
-    """Number and mac of each line, and where it ends; a line that is cut off at the end is left out.
+    """Number and mac of each line, and where it ends.
+
+    Left out are the blank lines that hold room, and a line that is cut off at the end.
 
     Args:
         trusted: up to this line macs are taken as they are; None: all are computed.
@@ -235,7 +248,7 @@ def _lines(path: Path, key: bytes, trusted: int | None) -> Iterator[tuple[int, b
     before, end = _genesis(key), 0
     with path.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
-            if not line.endswith(b"\n"):
+            if line == b"\n" or not line.endswith(b"\n"):
                 return
             end += len(line)
             tail = _TAIL.fullmatch(line[-75:-1])

@@ -31,7 +31,11 @@ Cursor = Annotated[str | None, Query(max_length=500)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
-@router.put("/{gallery}", openapi_extra=openapi_body(GalleryPut, multipart=False, required=False))
+@router.put(
+    "/{gallery}",
+    responses={201: {"model": GalleryOut}},
+    openapi_extra=openapi_body(GalleryPut, multipart=False, required=False),
+)
 async def put_gallery(
     gallery: str,
     body: Annotated[GalleryPut, Depends(reader(GalleryPut, multipart=False, required=False))],
@@ -69,7 +73,11 @@ async def delete_gallery(gallery: str, galleries: GalleriesDep, workers: StoreWo
     await workers.run(galleries.delete, gallery)
 
 
-@router.put("/{gallery}/persons/{person}", openapi_extra=openapi_body(PersonPut, multipart=False, required=False))
+@router.put(
+    "/{gallery}/persons/{person}",
+    responses={201: {"model": PersonOut}},
+    openapi_extra=openapi_body(PersonPut, multipart=False, required=False),
+)
 async def put_person(
     gallery: str,
     person: str,

@@ -27,7 +27,7 @@ def test_lines_tell_what_happened_and_verify(tmp_path: Path) -> None:
     receipt = log.append(Event("key1", "delete_person", "g", "p\n1", status=204, request_id="r"), durable=True)
     log.append(Event("key2", "search", "g", details={"found": ["a", "b"]}), durable=False)
     assert verify(tmp_path, KEY, str(receipt)).lines == 2
-    first, second = map(json.loads, (tmp_path / "audit.log").read_text().splitlines())
+    first, second = map(json.loads, (tmp_path / "audit.log").read_text().split())
     assert first.pop("mac") == receipt.mac
     assert first == {
         "seq": 1,
@@ -101,27 +101,38 @@ def test_what_a_crash_left_behind_the_synced_lines_is_taken_away(tmp_path: Path,
     assert (tmp_path / "audit.log").read_bytes().splitlines(keepends=True)[:6] == lines
 
 
-def test_on_a_full_disk_only_deletions_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_full_disk_searches_go_on_for_a_while_and_deletions_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_log, "ROOM_BYTES", 3000)
+    monkeypatch.setattr(audit_log, "LAST_ROOM_BYTES", 1000)
     log = AuditLog(tmp_path, KEY)
     log.require_room()
+    size = (tmp_path / "audit.log").stat().st_size
     write = audit_log.RawFile.write
 
     def full(self: audit_log.RawFile, offset: int, content: bytes) -> None:
-        if (tmp_path / "reserve").stat().st_size:
-            write(self, offset, content[:10])
+        if offset + len(content) > size:
             raise OSError(28, "No space left on device")
         write(self, offset, content)
 
+    counts = {"search": 0, "delete_person": 0}
     with monkeypatch.context() as patch:
         patch.setattr(audit_log.RawFile, "write", full)
-        patch.setattr(audit_log.Reserve, "_fill", lambda _: (_ for _ in ()).throw(OSError(28, "full")))
-        log.append(Event("x", "delete_person"), durable=False)
-        with pytest.raises(InsufficientStorage, match="nothing was done"):
-            log.require_room()
-        log.append(Event("x", "delete_person"), durable=False)
+        for action in counts:
+            with pytest.raises(InsufficientStorage, match="full"):  # noqa: PT012
+                for _ in range(100):
+                    log.append(Event("x", action), durable=False, deletes=action == "delete_person")
+                    counts[action] += 1
+            with pytest.raises(InsufficientStorage, match="nothing was done"):
+                log.require_room()
+    assert all(count > 3 for count in counts.values())
     log.require_room()
+    log.append(Event("x", "search"), durable=True)
+    assert verify(tmp_path, KEY).lines == sum(counts.values()) + 1
     log.close()
-    assert verify(tmp_path, KEY).lines == 2
+    assert verify(tmp_path, KEY).lines == sum(counts.values()) + 1
+    assert (tmp_path / "audit.log").read_bytes().endswith(b'"}\n')
 
 
 def test_many_threads_make_one_chain(tmp_path: Path) -> None:
