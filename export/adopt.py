@@ -16,10 +16,13 @@ from onnx import ModelProto
 
 from export.calibration import shipped
 from export.catalog import Architecture, BundleRecipe, CatalogFile
+from export.centerface import adopt_centerface
 from export.embedder import CROP_SIZE, PLAIN, adopt_embedder, feature_dimension
+from export.embedder_file import read_embedder
 from export.graph import load_network
-from export.parity import Features, measure_parity, onnx_detections, onnx_features
+from export.parity import measure_parity
 from export.projection import Projection
+from export.published import Features, onnx_detections
 from export.scrfd import adopt_scrfd
 from export.yunet import adopt_yunet
 from service.errors import BundleError, LikenessError
@@ -39,7 +42,7 @@ from service.runtime.networks import METADATA_CONTRACT, METADATA_FUSION, Runtime
 
 STALE_S = 24 * 3600.0
 DETECTOR_FILE, EMBEDDER_FILE = "detector.onnx", "embedder.onnx"
-_ADOPT_DETECTOR = {"yunet": adopt_yunet, "scrfd": adopt_scrfd}
+_ADOPT_DETECTOR = {"yunet": adopt_yunet, "scrfd": adopt_scrfd, "centerface": adopt_centerface}
 
 
 @dataclass(frozen=True)
@@ -100,11 +103,12 @@ def adopt(recipe: BundleRecipe, detector: Path, embedder: Path, data_dir: Path) 
         if found != file.sha256:
             raise BundleError(f"{path} has sha256 {found[:16]}…, the catalogue says {file.sha256[:16]}….")
     preprocessing = recipe.embedder.preprocessing or PLAIN
-    draft = make_draft(recipe, detector, load_network(embedder), preprocessing, default_alignment())
+    network, features = read_embedder(recipe.embedder, embedder)
+    draft = make_draft(recipe, detector, network, preprocessing, default_alignment())
     home = bundles_dir(data_dir)
     home.mkdir(parents=True, exist_ok=True)
     _sweep(home)
-    with making_bundle(draft, (detector, onnx_features(embedder)), home) as folder:
+    with making_bundle(draft, (detector, features), home) as folder:
         final = home / f"{recipe.name}-{card_digest(folder)}"
         _move_into_place(folder, final)
     _link(home / recipe.name, final.name)
