@@ -14,6 +14,7 @@ from service.metrics import stage
 from service.recognition.quality import Quality, measure
 from service.recognition.recognizer import RecognitionOptions, Recognizer
 from service.recognition.select import FacePolicy, OneFacePolicy, select_faces
+from service.recognition.tilt import TiltOptions
 from service.recognition.types import EmbeddedFace, Face, Image
 from service.runtime.batching import SharedDetector, SharedEmbedder
 from service.runtime.bundle import locate, open_bundle
@@ -180,7 +181,11 @@ def load_engine(settings: Settings) -> Engine:
     log.info("%s", plan)
     runtime = RuntimeOptions(provider=settings.provider, threads=plan.threads)
     detector, embedder = open_networks(bundle.detector, bundle.embedder, contract, runtime)
-    options = RecognitionOptions(max_pixels=settings.max_pixels, min_face_size=settings.min_face_size)
+    options = RecognitionOptions(
+        max_pixels=settings.max_pixels,
+        min_face_size=settings.min_face_size,
+        tilt=TiltOptions() if bundle.card.straighten else None,
+    )
     shared = SharedDetector(detector, plan.detector), SharedEmbedder(embedder, plan.embedder)
     recognizer = Recognizer(*shared, contract.alignment.template, contract.alignment.size, options)
     return Engine(bundle.card, recognizer, (detector.provider, embedder.provider), plan.photo_threads)
