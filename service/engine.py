@@ -1,5 +1,6 @@
 """What the service can do with photos, independent of how it is asked; the HTTP routes and the command line call it."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,17 +10,23 @@ from numpy.typing import NDArray
 
 from service.decision.thresholds import OperatingPoint, Thresholds
 from service.errors import InvalidRequest, ModelMismatch
+from service.metrics import stage
 from service.recognition.quality import Quality, measure
 from service.recognition.recognizer import RecognitionOptions, Recognizer
 from service.recognition.select import FacePolicy, OneFacePolicy, select_faces
+from service.recognition.tilt import TiltOptions
 from service.recognition.types import EmbeddedFace, Face, Image
+from service.runtime.batching import SharedDetector, SharedEmbedder
 from service.runtime.bundle import locate, open_bundle
 from service.runtime.card import Card
-from service.runtime.networks import RuntimeOptions, open_networks
+from service.runtime.networks import RuntimeOptions, available_cores, open_networks
+from service.runtime.tuning import plan_for
 from service.settings import Settings
 
 # Embeddings that come from outside are checked to be of unit length within this.
 UNIT_TOLERANCE = 1e-3
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,12 +61,19 @@ class Comparison:
 class Engine:
     """One bundle at work. Thread-safe."""
 
-    def __init__(self, card: Card, recognizer: Recognizer, providers: tuple[str, str]) -> None:
-        """``providers``: what the detector and the embedder really run on."""
+    def __init__(
+        self, card: Card, recognizer: Recognizer, providers: tuple[str, str], photo_threads: int | None = None
+    ) -> None:
+        """
+        Args:
+            providers: what the detector and the embedder really run on.
+            photo_threads: how many photos are best worked on at once; None for one a core.
+        """
         self.card = card
         self.recognizer = recognizer
         self.thresholds = Thresholds(card.calibration)
         self.providers = providers
+        self.photo_threads = photo_threads or available_cores()
 
     def warm_up(self) -> None:
         """Run both networks once, so that the first request does not pay for their allocations."""
@@ -69,19 +83,20 @@ class Engine:
 
     def detect(self, content: bytes) -> tuple[Image, list[FoundFace]]:
         """All faces of an encoded photo, largest first."""
-        image = self.recognizer.decode(content)
-        return image, [FoundFace(f, self.recognizer.quality(image, f)) for f in self.recognizer.detect(image)]
+        image, faces = self._found(content)
+        with stage("align"):
+            return image, [FoundFace(face, self.recognizer.quality(image, face)) for face in faces]
 
     def embed(self, content: bytes, policy: FacePolicy) -> tuple[Image, list[tuple[FoundFace, EmbeddedFace]]]:
         """Embeddings of the faces that ``policy`` chooses."""
         image, faces, _ = self._faces(content, policy, "image")
-        embedded = self.recognizer.embed([(image, face) for face in faces])
+        embedded = self._embedded(image, faces)
         return image, [(_measured(e), e) for e in embedded]
 
     def subject(self, content: bytes, policy: OneFacePolicy, name: str) -> Subject:
         """The one person that an encoded photo is about; ``name`` stands for the photo in error messages."""
         image, [face], faces_found = self._faces(content, policy, name)
-        [embedded] = self.recognizer.embed([(image, face)])
+        [embedded] = self._embedded(image, [face])
         return Subject(_measured(embedded), embedded, faces_found)
 
     def compare(self, a: Sequence[float], b: Sequence[float], contract: str, point: OperatingPoint) -> Comparison:
@@ -120,9 +135,20 @@ class Engine:
             raise InvalidRequest(f"{name} has length {length:.6g}; embeddings have unit length.", {"field": name})
         return (vector / length).astype(np.float32)
 
+    def _found(self, content: bytes) -> tuple[Image, list[Face]]:
+        with stage("decode"):
+            image = self.recognizer.decode(content)
+        with stage("detect"):
+            return image, self.recognizer.detect(image)
+
+    def _embedded(self, image: Image, faces: Sequence[Face]) -> list[EmbeddedFace]:
+        with stage("align"):
+            crops = [self.recognizer.crop(image, face) for face in faces]
+        with stage("embed"):
+            return self.recognizer.embed_aligned(faces, crops)
+
     def _faces(self, content: bytes, policy: FacePolicy, what: str) -> tuple[Image, list[Face], int]:
-        image = self.recognizer.decode(content)
-        faces = self.recognizer.detect(image)
+        image, faces = self._found(content)
         return image, select_faces(faces, policy, self.recognizer.options.min_face_size, what), len(faces)
 
 
@@ -150,8 +176,16 @@ def load_engine(settings: Settings) -> Engine:
     cv2.setNumThreads(1)
     bundle = open_bundle(locate(settings.bundle, settings.data_dir))
     contract = bundle.card.contract
-    runtime = RuntimeOptions(provider=settings.provider, threads=settings.threads)
+    threads = settings.threads if "threads" in settings.model_fields_set else None
+    plan = plan_for(settings.data_dir, bundle.card, settings.provider, threads)
+    log.info("%s", plan)
+    runtime = RuntimeOptions(provider=settings.provider, threads=plan.threads)
     detector, embedder = open_networks(bundle.detector, bundle.embedder, contract, runtime)
-    options = RecognitionOptions(max_pixels=settings.max_pixels, min_face_size=settings.min_face_size)
-    recognizer = Recognizer(detector, embedder, contract.alignment.template, contract.alignment.size, options)
-    return Engine(bundle.card, recognizer, (detector.provider, embedder.provider))
+    options = RecognitionOptions(
+        max_pixels=settings.max_pixels,
+        min_face_size=settings.min_face_size,
+        tilt=TiltOptions() if bundle.card.straighten else None,
+    )
+    shared = SharedDetector(detector, plan.detector), SharedEmbedder(embedder, plan.embedder)
+    recognizer = Recognizer(*shared, contract.alignment.template, contract.alignment.size, options)
+    return Engine(bundle.card, recognizer, (detector.provider, embedder.provider), plan.photo_threads)

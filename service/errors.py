@@ -23,6 +23,9 @@
         ├── DownloadError             no mirror gave the file with the right digest
         ├── DeviceError               the device asked for is not the one that would run
         ├── Overloaded
+        │   └── RateLimited           one caller takes more than their part
+        ├── DeadlineExceeded
+        ├── CallerLeft                nobody reads the answer; never sent
         ├── InsufficientStorage       the disk is full; nothing was written
         └── NotReady
 """
@@ -123,6 +126,18 @@ class DeviceError(Unavailable):
 
 class Overloaded(Unavailable):
     """All places in the queue are taken; try again after ``details["retry_after_s"]``."""
+
+
+class RateLimited(Overloaded):
+    """One caller has as many requests in the service as they may have."""
+
+
+class DeadlineExceeded(Unavailable):
+    """The answer would come later than the caller waits."""
+
+
+class CallerLeft(Unavailable):
+    """The connection is gone: the work is dropped and nothing is answered."""
 
 
 class InsufficientStorage(Unavailable):

@@ -36,7 +36,15 @@ class Settings(BaseSettings):
     min_face_size: Annotated[float, Field(ge=0, description="faces smaller than this, in pixels, are not compared")] = (
         16.0
     )
-    max_waiting: Annotated[int, Field(ge=1, description="requests that may wait for a core before 429")] = 64
+    max_waiting: Annotated[int, Field(ge=1, description="photos that may wait for a core before 429")] = 64
+    max_per_client: Annotated[int, Field(ge=0, description="photos of one client in work or waiting; 0: no limit")] = 0
+    max_upload_bytes: Annotated[int, Field(ge=1024, description="all request bodies in memory together")] = (
+        512 * 1024 * 1024
+    )
+    request_timeout_s: Annotated[float, Field(gt=0, le=3600, description="longest that a request may take")] = 30.0
+    drain_s: Annotated[
+        float, Field(ge=0, le=300, description="seconds between SIGTERM, when ready goes 503, and the last connection")
+    ] = 1.0
 
     @classmethod
     def settings_customise_sources(

@@ -11,17 +11,20 @@ from fastapi import FastAPI
 
 from service import __version__
 from service.api import errors
+from service.api.callers import CallerContext
 from service.api.context import RequestContext
-from service.api.routes import bulk, faces, health, photos
+from service.api.intake import Intake
+from service.api.routes import bulk, faces, health, metrics, photos
 from service.api.routes import galleries as gallery_routes
 from service.engine import Engine
 from service.gallery.gallery import Galleries
-from service.runtime.networks import available_cores
 from service.runtime.workers import Workers
 from service.settings import Settings
 
 # Requests to the store mostly wait for the disk, so there may be more of them than cores.
 STORE_THREADS = 8
+# Searches mostly wait for a scan that is shared by all that wait: the more there may be, the fewer scans.
+SEARCH_THREADS = 64
 
 log = logging.getLogger(__name__)
 
@@ -71,15 +74,20 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    app.state.ready = False
+    app.state.ready = app.state.draining = False
     app.state.engine = engine
     app.state.settings = settings
-    app.state.workers = Workers(available_cores(), settings.max_waiting)
+    app.state.workers = Workers(engine.photo_threads, settings.max_waiting, "photos", settings.max_per_client)
     app.state.galleries = galleries
-    app.state.store_workers = Workers(STORE_THREADS, settings.max_waiting)
+    app.state.store_workers = Workers(STORE_THREADS, settings.max_waiting, "store", settings.max_per_client)
+    app.state.search_workers = Workers(SEARCH_THREADS, settings.max_waiting, "search", settings.max_per_client)
+    app.state.intake = Intake(settings.max_body_bytes, settings.max_upload_bytes)
+    # The last one added is the outermost.
+    app.add_middleware(CallerContext, intake=app.state.intake, timeout_s=settings.request_timeout_s)
     app.add_middleware(RequestContext)
     errors.install(app)
     app.include_router(health.router)
+    app.include_router(metrics.router)
     app.include_router(photos.router)
     if galleries is not None:
         app.include_router(gallery_routes.router)

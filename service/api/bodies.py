@@ -6,7 +6,7 @@ the same model. Bodies stay in memory: a photo of a face is never written to a t
 
 import base64
 import binascii
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, ClassVar, TypeVar
 
 import pydantic_core
@@ -16,7 +16,9 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from service.api.errors import MalformedRequest
-from service.errors import ImageTooLarge, InvalidRequest, UnsupportedMediaType
+from service.api.intake import Intake
+from service.errors import InvalidRequest, UnsupportedMediaType
+from service.runtime.workers import Workers
 
 # 32 photos with an id each are the most that a call takes; a hundred parts are a mistake or an attack.
 MAX_FILES, MAX_FIELDS = 32, 40
@@ -28,11 +30,13 @@ Body = TypeVar("Body", bound="RequestBody")
 class RequestBody(BaseModel):
     """Base of all request bodies: unknown fields are refused, numbers are finite.
 
-    In multipart, the fields named in ``repeated`` may come several times and make a list.
+    In multipart, the fields named in ``repeated`` may come several times and make a list. ``photos`` is how many
+    files a multipart body has at least: without places for so many it is not even read.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     repeated: ClassVar[frozenset[str]] = frozenset()
+    photos: ClassVar[int] = 0
 
 
 def _photo_bytes(value: object) -> bytes:
@@ -65,12 +69,15 @@ def reader(model: type[Body], multipart: bool = True, required: bool = True) -> 
     """
 
     async def read(request: Request) -> Body:
-        limit: int = request.app.state.settings.max_body_bytes
+        intake: Intake = request.app.state.intake
         kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
         if kind == "application/json":
-            return _validate(model, _parse_json(b"".join([c async for c in _limited(request, limit)])), strict=True)
+            return _validate(model, _parse_json(b"".join([c async for c in intake.chunks(request)])), strict=True)
         if kind == "multipart/form-data" and multipart:
-            return _validate(model, await _parse_multipart(request, limit, model.repeated), strict=False)
+            if model.photos:
+                workers: Workers = request.app.state.workers
+                workers.refuse_if_full(model.photos)
+            return _validate(model, await _parse_multipart(request, intake, model.repeated), strict=False)
         accepted = ["application/json", "multipart/form-data"] if multipart else ["application/json"]
         if not kind and request.headers.get("content-length", "0") == "0":
             if not required:
@@ -102,23 +109,6 @@ def _replace_photos(schema: Any, by: dict[str, str]) -> Any:
     return {name: _replace_photos(part, by) for name, part in schema.items()}
 
 
-async def _limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
-    """The body's chunks; refused at its announced length, or at the first byte too many."""
-    announced = request.headers.get("content-length", "")
-    received = int(announced) if announced.isdecimal() else 0
-    too_large = ImageTooLarge(
-        f"The request body has more than the {limit:,} bytes that are accepted.", {"max_body_bytes": limit}
-    )
-    if received > limit:
-        raise too_large
-    received = 0
-    async for chunk in request.stream():
-        received += len(chunk)
-        if received > limit:
-            raise too_large
-        yield chunk
-
-
 def _parse_json(body: bytes) -> dict[str, Any]:
     try:
         value = pydantic_core.from_json(body, allow_inf_nan=False)
@@ -129,15 +119,15 @@ def _parse_json(body: bytes) -> dict[str, Any]:
     return value
 
 
-async def _parse_multipart(request: Request, limit: int, repeated: frozenset[str]) -> dict[str, Any]:
+async def _parse_multipart(request: Request, intake: Intake, repeated: frozenset[str]) -> dict[str, Any]:
     parser = MultiPartParser(
         request.headers,
-        _limited(request, limit),
+        intake.chunks(request),
         max_files=MAX_FILES,
         max_fields=MAX_FIELDS,
         max_part_size=MAX_TEXT_PART,
     )
-    parser.spool_max_size = limit + 1
+    parser.spool_max_size = intake.max_body_bytes + 1
     try:
         form = await parser.parse()
     except MultiPartException as error:

@@ -10,13 +10,17 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from service import errors
+from service import errors, metrics
 
 log = logging.getLogger(__name__)
 
 
 class MalformedRequest(errors.InvalidRequest):
     """Not even well-formed: no body, broken JSON, broken multipart."""
+
+
+class TooSlow(MalformedRequest):
+    """The body did not come in time; the connection is closed."""
 
 
 # The first class of an error's method resolution order that stands here decides.
@@ -35,7 +39,9 @@ STATUS_AND_CODE: Mapping[type[errors.LikenessError], tuple[int, str]] = {
     errors.FaceTooSmall: (422, "face_too_small"),
     errors.UnusableInput: (422, "invalid_request"),
     errors.InvalidRequest: (422, "invalid_request"),
+    errors.RateLimited: (429, "rate_limited"),
     errors.Overloaded: (429, "overloaded"),
+    errors.DeadlineExceeded: (503, "deadline_exceeded"),
     errors.InsufficientStorage: (507, "insufficient_storage"),
     errors.NotReady: (503, "not_ready"),
     errors.Unavailable: (503, "not_ready"),
@@ -70,6 +76,9 @@ async def _on_domain_error(request: Request, error: Exception) -> JSONResponse:
     response = error_response(request.state.request_id, status, code, error.message, error.details)
     if status in (429, 503):
         response.headers["Retry-After"] = str(error.details.get("retry_after_s", 1))
+        metrics.REFUSED.labels(code).inc()
+    if isinstance(error, TooSlow):
+        response.headers["Connection"] = "close"
     return response
 
 

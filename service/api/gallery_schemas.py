@@ -75,6 +75,7 @@ class EnrolRequest(RequestBody):
     """Photos, or templates made elsewhere under the same contract."""
 
     repeated: ClassVar[frozenset[str]] = frozenset({"images", "face_ids"})
+    photos: ClassVar[int] = 1
 
     images: Annotated[list[Photo], Field(min_length=1, max_length=MOST_PHOTOS)] | None = None
     faces: OneFacePolicy = "single"
@@ -102,6 +103,8 @@ class _Searched(RequestBody):
 class SearchRequest(_Searched):
     """A photo, or an embedding made elsewhere under the same contract."""
 
+    photos: ClassVar[int] = 1
+
     image: Photo | None = None
     faces: FacePolicy = "single"
     embedding: Vector | None = None
@@ -120,6 +123,8 @@ class SearchRequest(_Searched):
 
 
 class VerifyPersonRequest(RequestBody):
+    photos: ClassVar[int] = 1
+
     image: Photo
     faces: OneFacePolicy = "single"
     fmr: Fmr | None = None

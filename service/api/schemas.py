@@ -1,7 +1,7 @@
 """What goes over the wire: request and answer models of the HTTP contract."""
 
 import base64
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import BaseModel, Field, model_validator
@@ -17,11 +17,15 @@ RawThreshold = Annotated[float, Field(ge=-1, le=1, description="raw cosine; at m
 
 
 class DetectRequest(RequestBody):
+    photos: ClassVar[int] = 1
+
     image: Photo
     max_faces: Annotated[int, Field(ge=1, le=10_000)] | None = None
 
 
 class EmbedRequest(RequestBody):
+    photos: ClassVar[int] = 1
+
     image: Photo
     faces: FacePolicy = "single"
     encoding: Literal["float", "base64"] = "float"
@@ -39,6 +43,8 @@ class _Decided(RequestBody):
 
 
 class VerifyRequest(_Decided):
+    photos: ClassVar[int] = 2
+
     image_a: Photo
     image_b: Photo
     faces: OneFacePolicy = "single"

@@ -6,10 +6,9 @@ import signal
 import sys
 from typing import Any
 
-import uvicorn
-
 from service.api.app import create_app
 from service.cli.options import settings_of
+from service.cli.server import server_of
 from service.engine import Engine, load_engine
 from service.errors import Unavailable
 from service.gallery.gallery import Galleries
@@ -25,6 +24,8 @@ def add_command(commands: Any, local: argparse.ArgumentParser) -> None:
     command = commands.add_parser("serve", parents=[local], help="serve over HTTP")
     command.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
     command.add_argument("--port", type=int, help="port to listen on, 0 for a free one (default: 8000)")
+    command.add_argument("--max-waiting", type=int, help="photos that may wait for a core before 429 (default: 64)")
+    command.add_argument("--drain-s", type=float, help="seconds of service after SIGTERM (default: 1)")
     command.set_defaults(run=run)
 
 
@@ -62,15 +63,11 @@ def _listen(engine: Engine, settings: Settings, galleries: Galleries) -> None:
         failures.append(error)
         server.should_exit = True
 
-    config = uvicorn.Config(
-        create_app(engine, settings, galleries, failed=stop),
-        host=settings.host,
-        port=settings.port,
-        log_level="info",
-        server_header=False,
-        timeout_graceful_shutdown=30,
-    )
-    server = uvicorn.Server(config)
+    def draining() -> None:
+        app.state.draining = True
+
+    app = create_app(engine, settings, galleries, failed=stop)
+    server = server_of(app, settings.drain_s, draining, host=settings.host, port=settings.port, log_level="info")
     try:
         server.run()
     except KeyboardInterrupt:

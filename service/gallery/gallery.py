@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import GalleryNotFound, ModelMismatch, NotReady
-from service.gallery.coalesce import Probe, coalesced
+from service.gallery.probes import Probe, shared_scans
 from service.gallery.records import FaceRecord, GalleryRecord, Metadata, NewFace, PersonRecord, Templates
 from service.gallery.segment import Hit, Segment
 from service.gallery.store import AddedFaces, Once, Store
 from service.gallery.store_bulk import BulkPerson, Imported
+from service.metrics import stage
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class _Open:
 
     def __init__(self, dimension: int, device: str, loaded: bool) -> None:
         self.segment = Segment(dimension, device)
-        self.searches = coalesced(self.segment)
+        self.searches = shared_scans(self.segment)
         self.writing = threading.Lock()
         self.loaded = loaded
 
@@ -159,7 +160,8 @@ class Galleries:
         """
         record, opened = self._record(gallery)
         persons = None if where is None else self.store.person_keys(gallery, where)
-        hits = opened.search(probes, top_k, persons)
+        with stage("search"):
+            hits = opened.search(probes, top_k, persons)
         known = self.store.persons_by_key(sorted({hit.person for found in hits for hit in found}))
         faces = self.store.faces_by_key(sorted({hit.face for found in hits for hit in found}))
         candidates = []

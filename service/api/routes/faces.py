@@ -142,7 +142,7 @@ async def search(
         service.engine.require_contract(body.embedding_contract)
         vectors = [service.engine.template("embedding", body.embedding)]
     probes = np.stack(vectors) if vectors else np.zeros((0, service.engine.card.contract.dimension), np.float32)
-    result = await service.store_workers.run(service.galleries.search, gallery, probes, body.top_k, body.filter)
+    result = await service.search_workers.run(service.galleries.search, gallery, probes, body.top_k, body.filter)
     point = choose_search_point(service.engine.thresholds, result.persons, body.fpir, body.fmr, body.threshold)
     answers = [decide(found, point, body.candidates == "above_threshold") for found in result.candidates]
     return SearchAnswer(

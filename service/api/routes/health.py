@@ -31,7 +31,7 @@ async def live() -> Health:
 @router.get("/health/ready", responses={503: {"model": ErrorAnswer}})
 async def ready(request: Request) -> Health:
     """The networks are warm and all galleries in memory."""
-    if not request.app.state.ready:
+    if request.app.state.draining or not request.app.state.ready:
         raise NotReady("The service is starting or draining.")
     return Health(status="ready")
 
