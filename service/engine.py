@@ -150,7 +150,9 @@ def load_engine(settings: Settings) -> Engine:
     cv2.setNumThreads(1)
     bundle = open_bundle(locate(settings.bundle, settings.data_dir))
     contract = bundle.card.contract
-    runtime = RuntimeOptions(provider=settings.provider, threads=settings.threads)
+    runtime = RuntimeOptions(
+        settings.provider, settings.threads, settings.gpu, settings.gpu_memory_mib, settings.data_dir / "engines"
+    )
     detector, embedder = open_networks(bundle.detector, bundle.embedder, contract, runtime)
     options = RecognitionOptions(max_pixels=settings.max_pixels, min_face_size=settings.min_face_size)
     recognizer = Recognizer(detector, embedder, contract.alignment.template, contract.alignment.size, options)
