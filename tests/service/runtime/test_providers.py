@@ -140,6 +140,27 @@ def test_cuda_keeps_within_the_ceiling_and_in_float32() -> None:
     assert "gpu_mem_limit" not in cuda_options(RuntimeOptions(gpu_memory_mib=0))
 
 
+@pytest.mark.skipif(not HAS_CUDA, reason="this ONNX Runtime has no CUDA")
+def test_onnx_runtime_knows_every_option_and_value(bundle: Bundle) -> None:
+    # Its CUDA provider reads them before it looks for a GPU, so that this can be seen without one.
+    ort.preload_dlls()
+
+    def complaint(options: dict[str, str]) -> str:
+        try:
+            ort.InferenceSession(bundle.detector, providers=[(CUDA, options)], enable_fallback=0)
+        except RuntimeError as error:
+            return str(error)
+        return ""
+
+    known = cuda_options(RuntimeOptions())
+    if not Path("/dev/nvidiactl").exists():
+        del known["device_id"]  # is compared with the number of GPUs
+    assert "Pars" not in complaint(known)
+    for name in known:
+        assert "Pars" in complaint(known | {name: "nonsense"}), name
+    assert "Pars" in complaint(known | {"no_such_option": "1"})
+
+
 def test_tensorrt_is_built_for_all_shapes_in_float32() -> None:
     options = tensorrt_options(RuntimeOptions(gpu=1), b"", DETECTOR_SHAPES)
     assert options["trt_profile_min_shapes"] == "images:1x32x32x3"
