@@ -4,7 +4,9 @@ import ctypes
 import hashlib
 import os
 import re
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from importlib.util import find_spec
@@ -91,8 +93,10 @@ def prepare(provider: str, gpu: int) -> str:
     if provider == CPU:
         return "the CPU"
     name = gpu_name(gpu)
-    # CUDA's libraries come as Python wheels, where the dynamic loader does not look by itself.
-    ort.preload_dlls()
+    # CUDA's libraries come as Python wheels, where the dynamic loader does not look by itself. What is missing is
+    # printed, and must not get into a command's answer.
+    with redirect_stdout(sys.stderr):
+        ort.preload_dlls()
     if provider == TENSORRT:
         # TensorRT multiplies float32 in TF32, 10 bits of mantissa, unless told otherwise here before its first use;
         # ONNX Runtime has no option for it. The embeddings of a contract are those of float32.
