@@ -179,7 +179,9 @@ def load_engine(settings: Settings) -> Engine:
     threads = settings.threads if "threads" in settings.model_fields_set else None
     plan = plan_for(settings.data_dir, bundle.card, settings.provider, threads)
     log.info("%s", plan)
-    runtime = RuntimeOptions(provider=settings.provider, threads=plan.threads)
+    runtime = RuntimeOptions(
+        settings.provider, plan.threads, settings.gpu, settings.gpu_memory_mib, settings.data_dir / "engines"
+    )
     detector, embedder = open_networks(bundle.detector, bundle.embedder, contract, runtime)
     options = RecognitionOptions(
         max_pixels=settings.max_pixels,

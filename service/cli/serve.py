@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     store = Store.open(settings.data_dir / "gallery" / "gallery.db")
     try:
-        device = search_device(settings.provider)
+        device = search_device(settings.provider, settings.gpu)
         _listen(engine, settings, Galleries(store, card.embedding_contract, card.contract.dimension, device))
     finally:
         store.close()
