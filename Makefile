@@ -18,7 +18,7 @@ INSTALLED := $(VENV)/.installed-$(DEVICE)
 INSTALLED_DEV := $(VENV)/.installed-dev
 OTHER := $(if $(filter gpu,$(DEVICE)),cpu,gpu)
 
-.PHONY: help setup run test test-kills test-power-cuts check format bench bench-verify bench-detection bench-tilt bench-search bench-start accuracy accuracy-search train-demo lock clean
+.PHONY: help setup run test test-kills test-power-cuts check format bench bench-verify bench-throughput bench-peers soak bench-detection bench-tilt bench-search bench-start accuracy accuracy-search train-demo lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -57,6 +57,19 @@ bench: bench-verify bench-search bench-start ## all three of them
 bench-verify: $(INSTALLED_DEV) ## one verify by stage, against the bare networks
 	@$(LIKENESS) pull open --data-dir $(DATA_DIR)
 	$(VENV)/bin/python -m tests.benchmarks.verify_stages --data-dir $(DATA_DIR)
+
+bench-throughput: $(INSTALLED_DEV) ## the service over HTTP against its bare networks (minutes)
+	@$(LIKENESS) pull open --data-dir $(DATA_DIR)
+	$(VENV)/bin/python -m tests.benchmarks.throughput --data-dir $(DATA_DIR)
+
+BUFFALO_LICENCE := LicenseRef-InsightFace-NonCommercial
+bench-peers: $(INSTALLED_DEV) ## beside insightface in a loop and behind FastAPI, same networks (weights for non-commercial use; minutes)
+	@$(LIKENESS) pull buffalo_s --accept-license $(BUFFALO_LICENCE) --data-dir $(DATA_DIR)
+	$(VENV)/bin/python -m tests.benchmarks.peers --data-dir $(DATA_DIR)
+
+soak: $(INSTALLED_DEV) ## ten minutes at twice the capacity, and a thousand clients who do not behave
+	@$(LIKENESS) pull open --data-dir $(DATA_DIR)
+	$(VENV)/bin/python -m tests.benchmarks.soak --data-dir $(DATA_DIR)
 
 bench-detection: $(INSTALLED_DEV) ## recall by face width (LFW=folder with images/)
 	@$(LIKENESS) pull open --data-dir $(DATA_DIR)

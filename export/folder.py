@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from export.adopt import Draft, making_bundle
-from export.parity import Features
+from export.published import Features
 from service.errors import InvalidRequest
 from service.runtime.bundle import open_bundle
 from service.runtime.card import BUNDLE_NAME, Calibration, Card

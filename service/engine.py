@@ -15,6 +15,7 @@ from service.recognition.decode import decode
 from service.recognition.quality import Quality, measure
 from service.recognition.recognizer import RecognitionOptions, Recognizer
 from service.recognition.select import FacePolicy, OneFacePolicy, select_faces
+from service.recognition.tilt import TiltOptions
 from service.recognition.types import EmbeddedFace, Face, Image
 from service.runtime.batching import SharedDetector, SharedEmbedder
 from service.runtime.bundle import locate, open_bundle
@@ -183,9 +184,15 @@ def load_engine(settings: Settings, strangers: bool = False) -> Engine:
     threads = settings.threads if "threads" in settings.model_fields_set else None
     plan = plan_for(settings.data_dir, bundle.card, settings.provider, threads)
     log.info("%s", plan)
-    runtime = RuntimeOptions(provider=settings.provider, threads=plan.threads)
+    runtime = RuntimeOptions(
+        settings.provider, plan.threads, settings.gpu, settings.gpu_memory_mib, settings.data_dir / "engines"
+    )
     detector, embedder = open_networks(bundle.detector, bundle.embedder, contract, runtime)
-    options = RecognitionOptions(max_pixels=settings.max_pixels, min_face_size=settings.min_face_size)
+    options = RecognitionOptions(
+        max_pixels=settings.max_pixels,
+        min_face_size=settings.min_face_size,
+        tilt=TiltOptions() if bundle.card.straighten else None,
+    )
     shared = SharedDetector(detector, plan.detector), SharedEmbedder(embedder, plan.embedder)
     decoder = Decoders(plan.photo_threads, settings.max_pixels) if strangers else decode
     recognizer = Recognizer(*shared, contract.alignment.template, contract.alignment.size, options, decoder)

@@ -29,8 +29,13 @@ class Settings(BaseSettings):
     host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")] = 8000
     provider: Annotated[
-        Literal["auto", "cpu", "cuda"], Field(description="where networks run; cuda never falls back to the CPU")
+        Literal["auto", "cpu", "cuda", "tensorrt"],
+        Field(description="where networks run; auto is cuda where it works, the others are used or refused"),
     ] = "auto"
+    gpu: Annotated[int, Field(ge=0, le=255, description="which GPU, as CUDA numbers them")] = 0
+    gpu_memory_mib: Annotated[
+        int, Field(ge=0, le=1 << 20, description="most that the networks may hold on the GPU; 0: no ceiling")
+    ] = 4096
     threads: Annotated[int, Field(ge=0, le=1024, description="threads per network on the CPU; 0: one per core")] = 1
     max_body_bytes: Annotated[int, Field(ge=1024, description="largest request body")] = 32 * 1024 * 1024
     max_pixels: Annotated[int, Field(ge=1024, description="largest photo, in pixels")] = 50_000_000

@@ -47,7 +47,8 @@ def parser() -> argparse.ArgumentParser:
     common.add_argument("--data-dir", type=Path, help="where bundles live (default: data)")
     local = argparse.ArgumentParser(add_help=False, parents=[common])
     local.add_argument("--bundle", help="name or folder of the bundle (default: open)")
-    local.add_argument("--provider", choices=["auto", "cpu", "cuda"], help="where networks run (default: auto)")
+    providers = ["auto", "cpu", "cuda", "tensorrt"]
+    local.add_argument("--provider", choices=providers, help="where networks run (default: auto)")
     local.add_argument("--threads", type=int, help="threads per network on the CPU; 0: one per core (default: 1)")
 
     top = argparse.ArgumentParser(prog="likeness", description="Face verification: do two photos show one person?")

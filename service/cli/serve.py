@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         guard = _guard(settings, keys)
         try:
-            device = search_device(settings.provider)
+            device = search_device(settings.provider, settings.gpu)
             galleries = Galleries(store, card.embedding_contract, card.contract.dimension, device)
             _listen(engine, settings, galleries, guard)
         finally:

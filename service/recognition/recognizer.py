@@ -31,13 +31,14 @@ class RecognitionOptions:
         max_pixels: larger photos are refused before decoding.
         min_face_size: faces whose box has a shorter side than this, in pixels, are not compared.
         max_batch: crops embedded in one call of the network.
+        tilt: how landmarks of tilted heads are taken again; None for a detector whose first ones are true.
     """
 
     max_pixels: int = 50_000_000
     min_face_size: float = 16.0
     max_batch: int = 16
     detection: DetectionOptions = field(default_factory=DetectionOptions)
-    tilt: TiltOptions = field(default_factory=TiltOptions)
+    tilt: TiltOptions | None = field(default_factory=TiltOptions)
 
 
 class Recognizer:
@@ -73,7 +74,7 @@ class Recognizer:
     def detect(self, image: Image) -> list[Face]:
         """All faces, largest first; none is an ordinary answer."""
         faces = detect(image, self.detector, self.options.detection)
-        return straighten(image, self.detector, faces, self.options.tilt)
+        return faces if self.options.tilt is None else straighten(image, self.detector, faces, self.options.tilt)
 
     def crop(self, image: Image, face: Face) -> NDArray[np.uint8]:
         """The aligned face, uint8 (112, 112, 3) RGB."""

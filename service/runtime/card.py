@@ -178,6 +178,9 @@ class Card(_Part):
     embedding_contract: Sha256
     parity: Parity
     calibration: Calibration | None = None
+    # Whether the detector draws landmarks of tilted heads towards upright ones, so that they are taken again from an
+    # upright view. Left out where they are: cards from before there was the question keep their digest.
+    straighten: bool = Field(default=True, exclude_if=lambda needed: needed)
 
     @model_validator(mode="after")
     def _consistent(self) -> "Card":

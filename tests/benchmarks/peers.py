@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from service.load.generator import closed_loop
 from service.runtime.networks import available_cores
 from service.settings import read_settings
 from tests.benchmarks.peer_server import MODEL, embedding, face_analysis
-from tests.benchmarks.processes import likeness, server
+from tests.benchmarks.processes import Server, likeness, server
 from tests.benchmarks.throughput import verify_target
 from tests.benchmarks.verify_stages import portraits
 
@@ -64,55 +65,71 @@ def main() -> None:
     report(found, len(photos), args.json)
 
 
-def one_round(data_dir: Path, root: Path, photos: list[bytes], seconds: float) -> dict[str, list[Point]]:
+@dataclass(frozen=True)
+class Run:
+    """One loop, and the processor's seconds that each verification took, in all threads."""
+
+    point: Point
+    cpu_s: float
+
+
+def one_round(data_dir: Path, root: Path, photos: list[bytes], seconds: float) -> dict[str, list[Run]]:
     found = {"loop": [in_a_loop(root, photos, seconds)]}
     peer = ["-m", "tests.benchmarks.peer_server", str(root)]
     with server(peer, "/ready") as other:
-        found["route"] = driven(verify_target(other.url, photos, "/verify"), seconds)
+        found["route"] = driven(other, verify_target(other.url, photos, "/verify"), seconds)
     with likeness(data_dir, BUNDLE) as served:
-        found["service"] = driven(verify_target(served.url, photos), seconds)
+        found["service"] = driven(served, verify_target(served.url, photos), seconds)
     return found
 
 
-def driven(to: Target, seconds: float) -> list[Point]:
+def driven(of: Server, to: Target, seconds: float) -> list[Run]:
     asyncio.run(closed_loop(to, 2, 1.0))  # warm
-    return [point(asyncio.run(closed_loop(to, clients, seconds)), clients) for clients in CLIENTS]
+    runs = []
+    for clients in CLIENTS:
+        before = of.cpu_seconds()
+        outcome = asyncio.run(closed_loop(to, clients, seconds))
+        runs.append(Run(point(outcome, clients), (of.cpu_seconds() - before) / max(1, len(outcome.latencies))))
+    return runs
 
 
-def in_a_loop(root: Path, photos: list[bytes], seconds: float) -> Point:
+def in_a_loop(root: Path, photos: list[bytes], seconds: float) -> Run:
     """No HTTP, no threads of its own: one verification after the other."""
     with quiet():
         analysis = face_analysis(root)
-    taken, start = [], time.perf_counter()
+    taken, start, cpu = [], time.perf_counter(), time.process_time()
     while (begun := time.perf_counter()) - start < seconds:
         a, b = photos[len(taken) % len(photos)], photos[(len(taken) + 1) % len(photos)]
         float(embedding(analysis, a) @ embedding(analysis, b))
         taken.append(time.perf_counter() - begun)
     p50, p95, p99 = (1000 * float(p) for p in np.percentile(taken, (50, 95, 99)))
     rate = len(taken) / sum(taken)
-    return Point(1, rate, rate, p50, p95, p99, 0.0, None, 0)
+    return Run(Point(1, rate, rate, p50, p95, p99, 0.0, None, 0), (time.process_time() - cpu) / len(taken))
 
 
-def report(found: list[dict[str, list[Point]]], photos: int, as_json: bool) -> None:
+def report(found: list[dict[str, list[Run]]], photos: int, as_json: bool) -> None:
     def median(who: str, place: int, what: str) -> float:
-        return float(np.median([getattr(one[who][place], what) or np.nan for one in found]))
+        return float(np.median([getattr(one[who][place].point, what) or np.nan for one in found]))
 
     rate = {(who, c): median(who, c, "throughput") for who in ("route", "service") for c in range(len(CLIENTS))}
     loop = median("loop", 0, "throughput")
+    cpu = {who: float(np.median([one[who][-1].cpu_s for one in found])) for who in ("loop", "route", "service")}
     ratios = {
         "rate at 16 clients, service / route": rate["service", 1] / rate["route", 1],
         "rate at 16 clients, service / loop": rate["service", 1] / loop,
         "p99 at 16 clients, service / route": median("service", 1, "p99_ms") / median("route", 1, "p99_ms"),
         "p50 at 1 client, service / route": median("service", 0, "p50_ms") / median("route", 0, "p50_ms"),
         "p50 at 1 client, service / loop": median("service", 0, "p50_ms") / median("loop", 0, "p50_ms"),
+        "processor time a verification, route / service": cpu["route"] / cpu["service"],
+        "processor time a verification, loop / service": cpu["loop"] / cpu["service"],
     }
-    failed = sum(p.failed for one in found for points in one.values() for p in points)
+    failed = sum(run.point.failed for one in found for runs in one.values() for run in runs)
     if as_json:
         print(json.dumps({"ratios": ratios, "failed": failed, "rounds": [_plain(one) for one in found]}))
         return
     print(f"verifications of {photos} photos, {BUNDLE}, {available_cores()} cores, medians of {len(found)} rounds\n")
     for label, value in ratios.items():
-        print(f"{label:<44}{value:7.2f}")
+        print(f"{label:<50}{value:7.2f}")
     print(f"\n{'':<22}{'clients':>8}{'done/s':>9}{'p50 ms':>9}{'p99 ms':>9}")
     for who, name in (("loop", "FaceAnalysis, loop"), ("route", "FaceAnalysis, route"), ("service", "this service")):
         for place, clients in enumerate(CLIENTS[: len(found[0][who])]):
@@ -121,8 +138,8 @@ def report(found: list[dict[str, list[Point]]], photos: int, as_json: bool) -> N
     print(f"requests that failed: {failed}")
 
 
-def _plain(one: dict[str, list[Point]]) -> dict[str, list[dict[str, object]]]:
-    return {who: [p.__dict__ for p in points] for who, points in one.items()}
+def _plain(one: dict[str, list[Run]]) -> dict[str, list[dict[str, object]]]:
+    return {who: [{**run.point.__dict__, "cpu_s": run.cpu_s} for run in runs] for who, runs in one.items()}
 
 
 @contextmanager

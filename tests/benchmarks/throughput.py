@@ -2,10 +2,10 @@
 
     python -m tests.benchmarks.throughput [--data-dir data] [--bundle open] [--seconds 8] [--json]
 
-Verifications of portraits cut from the group photo of insightface, and searches with an embedding in a gallery of
-random templates. Before and after each closed loop the bare networks run on the very inputs that the verifications
-need, a thread a core, and what they take is compared with what the service takes; the load generator uses the same
-cores. Then open loops at 80 % of the saturated rate, at even distances and as a Poisson process.
+Verifications of portraits cut from the group photo of insightface, and searches in a gallery of random templates.
+Before and after each closed loop the bare networks run on the very inputs that the photos need, a thread a core, and
+what they take is compared with what the service takes; the load generator uses the same cores. Then open loops at
+80 % of the saturated rate, at even distances and as a Poisson process.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import requests
+from numpy.typing import NDArray
 
 from service.engine import Engine, load_engine
 from service.load.connection import Target, target
@@ -44,9 +45,11 @@ def main() -> None:
     photos = portraits(engine, 6)
     recorded = [record(engine, photo) for photo in photos]
     with likeness(args.data_dir, args.bundle) as served:
+        fill_gallery(served.url, engine)
         report = {
-            "verify": loops(verify_target(served.url, photos), recorded, args.seconds),
-            "search": loops(search_target(served.url, engine), None, args.seconds),
+            "verify (two photos)": loops(verify_target(served.url, photos), recorded, 2, args.seconds),
+            "search (a photo)": loops(photo_search(served.url, photos), recorded, 1, args.seconds),
+            "search (an embedding)": loops(embedding_search(served.url, engine), [], 1, args.seconds),
         }
     if args.json:
         print(json.dumps(report))
@@ -64,11 +67,35 @@ def verify_target(url: str, photos: list[bytes], path: str = "/v1/verify") -> Ta
     return target(url, path, [[("image_a", a), ("image_b", b), *fields] for a, b in pairs], {})
 
 
-def search_target(url: str, engine: Engine) -> Target:
-    """Searches by embedding in a gallery of ``GALLERY_FACES`` persons with random templates."""
-    dimension, contract = engine.card.contract.dimension, engine.card.embedding_contract
-    templates = np.random.default_rng(0).standard_normal((GALLERY_FACES, dimension)).astype(np.float32)
-    templates /= np.linalg.norm(templates, axis=1, keepdims=True)
+def photo_search(url: str, photos: list[bytes]) -> Target:
+    """Searches with the largest face of a photo."""
+    fields = [("threshold", "0.5"), ("faces", "largest")]
+    return target(url, "/v1/galleries/bench/search", [[("image", photo), *fields] for photo in photos], {})
+
+
+def embedding_search(url: str, engine: Engine) -> Target:
+    """Searches with a template that is enrolled."""
+    bodies: list[dict[str, object]] = [
+        {
+            "embedding": template.tolist(),
+            "embedding_contract": engine.card.embedding_contract,
+            "threshold": 0.5,
+        }
+        for template in templates_of(engine)[:64]
+    ]
+    return target(url, "/v1/galleries/bench/search", bodies, {})
+
+
+def templates_of(engine: Engine) -> NDArray[np.float32]:
+    """Random, of unit length."""
+    shape = (GALLERY_FACES, engine.card.contract.dimension)
+    templates = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    return templates / np.linalg.norm(templates, axis=1, keepdims=True)
+
+
+def fill_gallery(url: str, engine: Engine) -> None:
+    """A gallery of ``GALLERY_FACES`` persons with a random template each."""
+    templates, contract = templates_of(engine), engine.card.embedding_contract
     gallery = f"{url}/v1/galleries/bench"
     requests.put(gallery, timeout=60).raise_for_status()
     for start in range(0, len(templates), 2000):
@@ -78,20 +105,15 @@ def search_target(url: str, engine: Engine) -> Target:
         ]
         body = {"embedding_contract": contract, "persons": persons}
         requests.post(f"{gallery}/import", json=body, timeout=300).raise_for_status()
-    bodies = [
-        {"embedding": templates[i].tolist(), "embedding_contract": contract, "threshold": 0.5, "top_k": 5}
-        for i in range(0, 640, 10)
-    ]
-    return target(url, "/v1/galleries/bench/search", bodies, {})
 
 
-def loops(to: Target, recorded: list[Calls] | None, seconds: float) -> dict[str, Any]:
-    """Closed and open loops; ratios to the bare networks where their calls are given."""
+def loops(to: Target, recorded: list[Calls], photos: int, seconds: float) -> dict[str, Any]:
+    """Closed and open loops; ratios to the bare networks' rate for so many ``photos``, if their calls are given."""
     points, bare = [], []
     for clients in CLIENTS:
-        before = bare_rate(recorded, seconds / 4) if recorded else np.nan
+        before = bare_rate(recorded, photos, seconds / 4)
         points.append(point(asyncio.run(closed_loop(to, clients, seconds, retry_s=0.05)), clients))
-        bare.append((before + (bare_rate(recorded, seconds / 4) if recorded else np.nan)) / 2)
+        bare.append((before + bare_rate(recorded, photos, seconds / 4)) / 2)
     best = int(np.argmax([p.throughput for p in points]))
     saturated, unloaded = points[best].throughput, points[0].p50_ms
     assert unloaded is not None
@@ -106,8 +128,10 @@ def loops(to: Target, recorded: list[Calls] | None, seconds: float) -> dict[str,
     return {"lines": [line(p, saturated) for p in points], "ratios": ratios, "points": [p.__dict__ for p in points]}
 
 
-def bare_rate(recorded: list[Calls], seconds: float) -> float:
-    """Verifications a second (two photos each) that the bare networks would allow, a thread a core."""
+def bare_rate(recorded: list[Calls], photos: int, seconds: float) -> float:
+    """Requests of so many photos a second that the bare networks would allow, a thread a core."""
+    if not recorded:
+        return np.nan
     done, start = [0] * available_cores(), time.perf_counter()
 
     def work(number: int) -> None:
@@ -122,7 +146,7 @@ def bare_rate(recorded: list[Calls], seconds: float) -> float:
         thread.start()
     for thread in threads:
         thread.join()
-    return sum(done) / 2 / (time.perf_counter() - start)
+    return sum(done) / photos / (time.perf_counter() - start)
 
 
 if __name__ == "__main__":

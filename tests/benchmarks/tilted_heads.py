@@ -14,7 +14,7 @@ import numpy as np
 
 from service.engine import Engine, load_engine
 from service.recognition.detect import detect
-from service.recognition.tilt import straighten, tilt
+from service.recognition.tilt import TiltOptions, straighten, tilt
 from service.recognition.types import Face, Image
 from service.settings import read_settings
 
@@ -52,7 +52,7 @@ def measure(engine: Engine, photo: Image, angle: float) -> list[tuple[float, flo
     pixels = cv2.warpAffine(photo.pixels, cv2.getRotationMatrix2D(middle, -angle, 1.0), (photo.width, photo.height))
     turned = Image(np.asarray(pixels, np.uint8))
     found = central(detect(turned, recognizer.detector, recognizer.options.detection), photo)
-    [better] = straighten(turned, recognizer.detector, [found], recognizer.options.tilt)
+    [better] = straighten(turned, recognizer.detector, [found], recognizer.options.tilt or TiltOptions())
     results = []
     for face in (found, better):
         [embedded] = recognizer.embed([(turned, face)])

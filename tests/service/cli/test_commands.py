@@ -98,7 +98,7 @@ def test_a_missing_bundle_exits_with_4_and_says_how_to_get_it(photos: dict[str, 
     assert run.returncode == 4
     assert "likeness pull open" in run.stderr
     unknown = likeness("pull", "nothing", data_dir=tmp_path)
-    assert (unknown.returncode, "known: buffalo_s, open" in unknown.stderr) == (4, True)
+    assert (unknown.returncode, "known: antelopev2, auraface, " in unknown.stderr) == (4, True)
 
 
 def test_detect_draws_what_it_found(photos: dict[str, Path], data_dir: Path, tmp_path: Path) -> None:
