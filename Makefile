@@ -18,7 +18,7 @@ INSTALLED := $(VENV)/.installed-$(DEVICE)
 INSTALLED_DEV := $(VENV)/.installed-dev
 OTHER := $(if $(filter gpu,$(DEVICE)),cpu,gpu)
 
-.PHONY: help setup run test test-kills test-power-cuts check format bench bench-verify bench-throughput bench-peers soak bench-detection bench-tilt bench-search bench-start accuracy accuracy-search train-demo lock clean
+.PHONY: help setup run test test-kills test-power-cuts fuzz soak-faults check format bench bench-verify bench-throughput bench-peers soak bench-detection bench-tilt bench-search bench-start accuracy accuracy-search train-demo lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -42,6 +42,23 @@ test-kills: $(INSTALLED_DEV) ## kill the server 50 times over 10,000 answered wr
 
 test-power-cuts: $(INSTALLED_DEV) ## cut the power of a simulated disk 300 times under the store
 	LIKENESS_TEST_CUTS=300 $(VENV)/bin/python -m pytest -s tests/service/gallery/test_store_power_cut.py
+
+CASES ?= 1000000
+SCHEMATHESIS := schemathesis==4.32.5
+# In an environment of its own: only this needs it.
+$(VENV)-fuzz/bin/schemathesis: | $(INSTALLED_DEV)
+	@$(PYTHON) -m venv $(VENV)-fuzz
+	$(VENV)-fuzz/bin/python -m pip --disable-pip-version-check install --quiet $(SCHEMATHESIS)
+
+fuzz: $(INSTALLED_DEV) $(VENV)-fuzz/bin/schemathesis ## every call against its OpenAPI document, then CASES=1000000 damaged photos (hours)
+	@$(LIKENESS) pull open --data-dir $(DATA_DIR)
+	$(VENV)/bin/python -m tests.fuzz.calls --data-dir $(DATA_DIR) --schemathesis $(VENV)-fuzz/bin/schemathesis
+	$(VENV)/bin/python -m tests.fuzz.photos --data-dir $(DATA_DIR) --cases $(CASES)
+
+MINUTES ?= 60
+soak-faults: $(INSTALLED_DEV) ## mixed load with kills, full disks, slow clients, set clocks (MINUTES=60)
+	@$(LIKENESS) pull open --data-dir $(DATA_DIR)
+	$(VENV)/bin/python -m tests.soak --data-dir $(DATA_DIR) --minutes $(MINUTES)
 
 check: $(INSTALLED_DEV) ## format, lint, types
 	$(VENV)/bin/ruff format --check .
@@ -108,7 +125,7 @@ lock: ## make the lock files anew (needs uv)
 LOCK := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet
 
 clean: ## remove the environment and caches; bundles stay
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache reports
+	rm -rf $(VENV) $(VENV)-fuzz build *.egg-info .pytest_cache .mypy_cache .ruff_cache reports
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -1,9 +1,9 @@
 """Requests and answers about galleries, persons, faces and searches."""
 
-import json
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal
 
+import pydantic_core
 from pydantic import (
     AwareDatetime,
     BaseModel,
@@ -34,7 +34,7 @@ MOST_PHOTOS = 32
 
 def _from_text(value: object) -> object:
     """In multipart an object comes as JSON text."""
-    return json.loads(value) if isinstance(value, str) else value
+    return pydantic_core.from_json(value, allow_inf_nan=False) if isinstance(value, str) else value
 
 
 def _time(value: object) -> object:

@@ -58,7 +58,19 @@ def likeness(data_dir: Path, bundle: str, *flags: str) -> Iterator[Server]:
         if (data_dir / "tuning").is_dir():
             (Path(folder) / "tuning").symlink_to((data_dir / "tuning").resolve())
         place = str((data_dir / "bundles" / bundle).resolve())
-        command = ["-m", "service.cli.main", "serve", "--bundle", place, "--data-dir", folder, "--port", "0", *flags]
+        command = [
+            "-m",
+            "service.cli.main",
+            "serve",
+            "--bundle",
+            place,
+            "--data-dir",
+            folder,
+            "--port",
+            "0",
+            "--no-auth",
+            *flags,
+        ]
         with server(command, "/v1/health/ready") as running:
             yield running
 

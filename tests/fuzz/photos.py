@@ -24,6 +24,7 @@ from service.engine import load_engine
 from service.errors import InvalidImage
 from service.recognition.recognizer import Recognizer
 from service.settings import Settings
+from tests.fuzz.samples import sample_portrait
 
 SLOW_S = 10.0
 MOST_PIXELS = 4_000_000
@@ -168,14 +169,13 @@ def check(recognizer: Recognizer, content: bytes) -> str:
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--data-dir", type=Path, required=True)
-    arguments.add_argument("--portrait", type=Path, required=True, help="a photo of a face")
     arguments.add_argument("--cases", type=int, default=1_000_000)
     arguments.add_argument("--seed", type=int, default=int(time.time()))
     arguments.add_argument("--first", type=int, default=0, help="number of the first case")
     arguments.add_argument("--out", type=Path, default=Path("reports/fuzz"))
     args = arguments.parse_args()
     recognizer = load_engine(Settings(data_dir=args.data_dir, max_pixels=MOST_PIXELS), strangers=True).recognizer
-    seeds = corpus(args.portrait.read_bytes())
+    seeds = corpus(sample_portrait())
     counts: Counter[str] = Counter()
     began = time.monotonic()
     for number in range(args.first, args.first + args.cases):

@@ -247,3 +247,31 @@ def test_the_audit_log_tells_who_was_looked_for_and_found(world: World, engine: 
     assert line["actor"] == mine["authorization"].split("_")[1]
     assert line["status"] == 200
     assert "1.0" not in json.dumps(line)
+
+
+def test_answers_are_not_kept_framed_or_shared(world: World) -> None:
+    """On every kind of answer, and no page of another site is let in."""
+    site = {"origin": "https://example.org", "access-control-request-method": "GET"}
+    for answer in (
+        world.client.get("/v1/health/live", headers=site),
+        world.client.get("/v1/info", headers=site),
+        world.client.get("/v1/galleries", headers={**world.key(), **site}),
+        world.client.options("/v1/galleries", headers=site),
+        world.client.get("/nothing"),
+    ):
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+        assert "server" not in answer.headers
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+def test_every_call_says_in_the_document_what_it_needs(world: World) -> None:
+    for methods in world.client.get("/openapi.json").json()["paths"].values():
+        for operation in methods.values():
+            if operation["operationId"] in PUBLIC:
+                assert operation["security"] == []
+            else:
+                assert operation["security"] == [{"access_key": []}]
+                assert set(operation["x-scopes"]) == NEEDED[operation["operationId"]]
+                assert {"401", "403"} <= set(operation["responses"])

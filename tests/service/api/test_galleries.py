@@ -261,6 +261,8 @@ def test_a_search_has_one_rate_and_its_limits(service: TestClient, portrait: byt
         {"top_k": "0"},
         {"top_k": "101"},
         {"filter": "[1]"},
+        {"filter": "[" * 4000},
+        {"filter": '{"a": NaN}'},
     ):
         answer = service.post("/v1/galleries/staff/search", files={"image": portrait}, data=fields)
         assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_request"), fields
