@@ -14,7 +14,16 @@ from service.errors import Conflict, FaceIdNotFound, InvalidRequest, ModelMismat
 from service.gallery import store_galleries, store_persons
 from service.gallery.records import FaceRecord, NewFace, Page, Templates
 from service.gallery.store_seals import open_templates, seal_templates
-from service.gallery.store_values import batches, checked_id, checked_key, checked_limit, now, page_after, page_of
+from service.gallery.store_values import (
+    batches,
+    checked_id,
+    checked_key,
+    checked_limit,
+    now,
+    page_after,
+    page_of,
+    plain_rows,
+)
 from service.gallery.tables import enrolments, faces, templates_table
 from service.security.key_file import KeyFile
 
@@ -133,7 +142,7 @@ def templates_after(
     table = templates_table(dimension)
     query = select(faces.c.key, faces.c.person_key, table.c.sealed).join(table, table.c.face_key == faces.c.key)
     here = (faces.c.gallery_key == gallery_key, faces.c.key > after)
-    rows = connection.execute(query.where(*here).order_by(faces.c.key).limit(block)).all()
+    rows = plain_rows(connection.execute(query.where(*here).order_by(faces.c.key).limit(block)))
     face_keys, person_keys, blobs = list(zip(*rows, strict=True)) or ((), (), ())
     there, vectors = open_templates(keys, gallery_key, person_keys, face_keys, blobs, dimension)
     found = Templates(np.array(face_keys, np.int64), np.array(person_keys, np.int64), vectors)

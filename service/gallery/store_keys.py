@@ -16,6 +16,7 @@ import numpy as np
 from sqlalchemy import Connection, delete, func, select, text
 
 from service.gallery import store_galleries
+from service.gallery.store_values import plain_rows
 from service.gallery.tables import enrolments, faces, key_file, persons
 from service.security.envelope import NONCE_BYTES
 from service.security.key_file import LIVE, NEVER, KeyFile, KeyFileError
@@ -41,9 +42,10 @@ def check_belongs(connection: Connection, keys: KeyFile) -> None:
 
 def differences(connection: Connection, keys: KeyFile) -> Differences:
     """Compare every person with the slots. Raises KeyFileError if keys are missing that were never destroyed."""
-    rows = connection.execute(select(persons.c.key, persons.c.key_name).order_by(persons.c.key)).all()
-    numbers = np.array([row.key for row in rows], np.int64)
-    names = np.frombuffer(b"".join(row.key_name for row in rows), np.uint8).reshape(-1, NONCE_BYTES)
+    rows = plain_rows(connection.execute(select(persons.c.key, persons.c.key_name).order_by(persons.c.key)))
+    keys_found, names_found = list(zip(*rows, strict=True)) or ((), ())
+    numbers = np.array(keys_found, np.int64)
+    names = np.frombuffer(b"".join(names_found), np.uint8).reshape(-1, NONCE_BYTES)
     slots = keys.slots()
     within = numbers <= len(slots.states)
     states = np.full(len(numbers), NEVER, np.uint8)

@@ -166,8 +166,9 @@ class KeyFile:
             count = int(wanted[stop - 1] - wanted[start]) + 1
             records = self._file.read(first * RECORD, count * RECORD)
             for person in wanted[start:stop].tolist():
-                at = (_record_of(person) - first) * RECORD
-                key = self._unwrap(_record_of(person), records[at : at + RECORD])
+                record = FIRST_PERSON - 1 + person
+                at = (record - first) * RECORD
+                key = self._unwrap(record, records[at : at + RECORD])
                 if key is not None:
                     found[person] = AESGCM(key)
         return found
@@ -219,9 +220,7 @@ class KeyFile:
         if len(slot) < RECORD or slot[0] in (NEVER, DESTROYED):
             return None
         try:
-            return self._wrapping.decrypt(
-                slot[4 : 4 + NONCE_BYTES], slot[4 + NONCE_BYTES :], self.id + record.to_bytes(8, "big")
-            )
+            return self._wrapping.decrypt(slot[4:16], slot[16:], self.id + record.to_bytes(8, "big"))
         except InvalidTag as error:
             raise KeyFileError(f"Record {record} of {self.path} is damaged. Put the newest copy back.") from error
 
