@@ -64,24 +64,33 @@ class Engine:
     """One bundle at work. Thread-safe."""
 
     def __init__(
-        self, card: Card, recognizer: Recognizer, providers: tuple[str, str], photo_threads: int | None = None
+        self,
+        card: Card,
+        recognizer: Recognizer,
+        providers: tuple[str, str],
+        photo_threads: int | None = None,
+        decoders: Decoders | None = None,
     ) -> None:
         """
         Args:
             providers: what the detector and the embedder really run on.
             photo_threads: how many photos are best worked on at once; None for one a core.
+            decoders: the processes that the recognizer decodes in, if it does.
         """
         self.card = card
         self.recognizer = recognizer
         self.thresholds = Thresholds(card.calibration)
         self.providers = providers
         self.photo_threads = photo_threads or available_cores()
+        self._decoders = decoders
 
     def warm_up(self) -> None:
-        """Run both networks once, so that the first request does not pay for their allocations."""
+        """Run both networks once, so that the first request does not pay for their allocations; wait for decoders."""
         size = self.card.contract.alignment.size
         self.recognizer.detect(Image(np.zeros((256, 256, 3), np.uint8)))
         self.recognizer.embed_crops([np.zeros((size, size, 3), np.uint8)] * 2)
+        if self._decoders is not None:
+            self._decoders.warm_up()
 
     def detect(self, content: bytes) -> tuple[Image, list[FoundFace]]:
         """All faces of an encoded photo, largest first."""
@@ -194,6 +203,6 @@ def load_engine(settings: Settings, strangers: bool = False) -> Engine:
         tilt=TiltOptions() if bundle.card.straighten else None,
     )
     shared = SharedDetector(detector, plan.detector), SharedEmbedder(embedder, plan.embedder)
-    decoder = Decoders(plan.photo_threads, settings.max_pixels) if strangers else decode
-    recognizer = Recognizer(*shared, contract.alignment.template, contract.alignment.size, options, decoder)
-    return Engine(bundle.card, recognizer, (detector.provider, embedder.provider), plan.photo_threads)
+    decoders = Decoders(plan.photo_threads, settings.max_pixels) if strangers else None
+    recognizer = Recognizer(*shared, contract.alignment.template, contract.alignment.size, options, decoders or decode)
+    return Engine(bundle.card, recognizer, (detector.provider, embedder.provider), plan.photo_threads, decoders)

@@ -46,6 +46,7 @@ def enrol(
     face_ids: Sequence[str | None],
     once: Once | None,
     code_of: Callable[[UnusableInput], str],
+    keep_crops: bool = False,
 ) -> AddedFaces:
     """Add what could be used of some photos to a person, in one durable step.
 
@@ -54,6 +55,7 @@ def enrol(
         examined: one entry a photo.
         face_ids: the caller's id for each photo's face, or None.
         code_of: the stable code that stands for an error in the answer.
+        keep_crops: whether the aligned faces are kept too.
 
     Raises:
         UnusableInput: no photo could be used; it is the first one's error, with all of them in ``details``.
@@ -64,7 +66,9 @@ def enrol(
     if not used:
         first = rejected[0].error
         raise type(first)(f"None of {len(examined)} photos could be enrolled. {first.message}", {"rejected": told})
-    faces = [NewFace(s.embedded.embedding, face_ids[i], _facts(s)) for i, s in used]
+    faces = [
+        NewFace(s.embedded.embedding, face_ids[i], _facts(s), s.embedded.crop if keep_crops else None) for i, s in used
+    ]
 
     def answer(records: Sequence[FaceRecord]) -> Answer:
         enrolled = [

@@ -44,11 +44,17 @@ class Everything:
     workers: Workers
     store_workers: Workers
     search_workers: Workers
+    keep_crops: bool
 
 
 def _everything(request: Request) -> Everything:
     return Everything(
-        _engine(request), _galleries(request), _workers(request), _store_workers(request), _search_workers(request)
+        _engine(request),
+        _galleries(request),
+        _workers(request),
+        _store_workers(request),
+        _search_workers(request),
+        request.app.state.settings.keep_crops,
     )
 
 

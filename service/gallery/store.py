@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine
 
 from service.files import make_private_folder
-from service.gallery import store_bulk, store_faces, store_galleries, store_keys, store_persons, store_retention
+from service.gallery import (
+    store_bulk,
+    store_crops,
+    store_faces,
+    store_galleries,
+    store_keys,
+    store_persons,
+    store_retention,
+)
 from service.gallery.database import open_database, storage_errors
 from service.gallery.records import FaceRecord, GalleryRecord, Metadata, NewFace, Page, PersonRecord, Templates
 from service.gallery.store_bulk import BulkPerson, Imported
@@ -277,6 +285,14 @@ class Store:
         """
         with self._sessions.read() as connection:
             return store_faces.embeddings(connection, self.keys, gallery, person)
+
+    def crops(self, gallery: str, person: str) -> dict[str, NDArray[np.uint8]]:
+        """The crops that were kept of a person, uint8 (112, 112, 3) RGB by face id.
+
+        Raises GalleryNotFound, PersonNotFound.
+        """
+        with self._sessions.read() as connection:
+            return store_crops.of_person(connection, self.keys, gallery, person)
 
     def delete_face(self, gallery: str, person: str, face_id: str) -> int:
         """Delete a face of a person; its key. Raises GalleryNotFound, PersonNotFound, FaceIdNotFound."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, delete, insert, select
 
 from service.errors import Conflict, FaceIdNotFound, InvalidRequest, ModelMismatch
-from service.gallery import store_galleries, store_persons
+from service.gallery import store_crops, store_galleries, store_persons
 from service.gallery.records import FaceRecord, NewFace, Page, Templates
 from service.gallery.store_seals import open_templates, seal_templates
 from service.gallery.store_values import (
@@ -81,6 +81,7 @@ def add(
     made = _insert(connection, owner.key, person_key, ids, new, at)
     rows = seal_templates(keys, owner.key, [person_key] * len(new), made, [face.embedding for face in new])
     connection.execute(insert(templates_table(owner.dimension)), rows)
+    store_crops.add(connection, keys, owner.key, person_key, made, new)
     store_galleries.changed(connection, owner.key, faces=len(new))
     added = tuple(FaceRecord(key, id, dict(face.facts), at) for key, id, face in zip(made, ids, new, strict=True))
     told = dict(answer(added)) if answer else {}

@@ -20,7 +20,7 @@ from service.gallery.store_values import (
 from service.gallery.tables import enrolments, faces, galleries, persons, templates_table
 
 # Faces or persons that one step of a gallery's deletion takes: what it writes to the WAL must fit the reserve.
-STEP = 512
+STEP = 256
 
 
 def put(

@@ -133,6 +133,14 @@ enrolments = Table(
 # The file of keys that belongs to this database: one row.
 key_file = Table("key_file", metadata, Column("id", LargeBinary, primary_key=True))
 
+# Aligned faces, where they are kept at all: sealed like templates, and of one size like them.
+crops = Table(
+    "crops",
+    metadata,
+    Column("face_key", Key, ForeignKey("faces.key", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    Column("sealed", LargeBinary, nullable=False),
+)
+
 
 @lru_cache
 def templates_table(dimension: int) -> Table:

@@ -43,7 +43,7 @@ class Decoders:
             count: photos that are decoded at once; others wait.
             max_pixels: larger photos are refused from their header.
         """
-        self._max_pixels = max_pixels
+        self._count, self._max_pixels = count, max_pixels
         # None stands for one that is not running.
         self._free: queue.LifoQueue[_Decoder | None] = queue.LifoQueue()
         self._all: set[_Decoder] = set()
@@ -78,6 +78,19 @@ class Decoders:
             raise
         finally:
             self._free.put(decoder)
+
+    def warm_up(self) -> None:
+        """Wait until all processes can decode."""
+        held = [self._free.get() for _ in range(self._count)]
+        try:
+            for decoder in held:
+                if decoder is not None:
+                    decoder.wait_until_ready()
+        except (DecoderDied, OSError) as error:
+            raise Unavailable(f"The processes that decode photos do not come up: {error}") from error
+        finally:
+            for decoder in held:
+                self._free.put(decoder)
 
     def close(self) -> None:
         """End all processes."""
@@ -132,10 +145,13 @@ class _Decoder:
     def ended(self) -> bool:
         return self._process.poll() is not None
 
-    def decode(self, content: bytes, max_pixels: int) -> Image:
+    def wait_until_ready(self) -> None:
         if not self._ready:
             self._read(ANSWER.size, time.monotonic() + _STARTING_S)
             self._ready = True
+
+    def decode(self, content: bytes, max_pixels: int) -> Image:
+        self.wait_until_ready()
         deadline = time.monotonic() + PATIENCE_S
         self._write(REQUEST.pack(len(content), max_pixels) + content, deadline)
         status, first, second = ANSWER.unpack(self._read(ANSWER.size, deadline))

@@ -69,7 +69,7 @@ async def enrol_faces(
         examined = await service.workers.map(examine, calls)
         ids: list[str | None] = [*body.face_ids] if body.face_ids else [None] * len(examined)
         added = await store_workers.run(
-            enrol, galleries, place, examined, ids, once, lambda error: status_and_code(error)[1]
+            enrol, galleries, place, examined, ids, once, lambda error: status_and_code(error)[1], service.keep_crops
         )
     return EnrolAnswer.model_validate(added.answer)
 

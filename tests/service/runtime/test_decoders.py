@@ -24,6 +24,8 @@ MOST = 2_000_000
 @pytest.fixture(scope="module")
 def decoders() -> Iterator[Decoders]:
     decoders = Decoders(2, MOST)
+    decoders.warm_up()
+    assert all(running._ready for running in decoders._all)
     yield decoders
     decoders.close()
 
