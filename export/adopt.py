@@ -18,6 +18,7 @@ from export.calibration import shipped
 from export.catalog import Architecture, BundleRecipe, CatalogFile
 from export.embedder import CROP_SIZE, PLAIN, adopt_embedder, feature_dimension
 from export.graph import load_network
+from export.machine import fit_to_machine
 from export.parity import Features, measure_parity, onnx_detections, onnx_features
 from export.projection import Projection
 from export.scrfd import adopt_scrfd
@@ -29,6 +30,7 @@ from service.runtime.card import (
     Calibration,
     Card,
     EmbeddingContract,
+    GraphForm,
     Licence,
     Network,
     Parity,
@@ -49,6 +51,7 @@ class Draft:
     Attributes:
         recipe: names and describes it, and what it was made of.
         detector, embedder: the rewritten networks, as they will be served.
+        graph: what was rewritten in the embedder because it is faster here.
         projection: the one that the contract names.
         calibration: None for the one that comes with this program, if there is one.
     """
@@ -57,6 +60,7 @@ class Draft:
     contract: EmbeddingContract
     detector: bytes
     embedder: bytes
+    graph: GraphForm | None = None
     projection: Projection | None = None
     calibration: Calibration | None = None
 
@@ -77,6 +81,7 @@ class Draft:
             contract=self.contract,
             embedding_contract=contract,
             parity=parity,
+            graph=self.graph,
             calibration=self.calibration or shipped(self.recipe.name, contract, self.recipe.detector.sha256),
         )
 
@@ -135,11 +140,14 @@ def make_draft(
         projection=None if projection is None else projection.digest(),
     )
     stamp = {METADATA_CONTRACT: contract.digest(), METADATA_FUSION: contract.fusion}
+    adopted = adopt_embedder(embedder, contract.preprocessing, contract.fusion, stamp, projection)
+    fitted, form = fit_to_machine(adopted, alignment.size)
     return Draft(
         recipe,
         contract,
         _serialise(_ADOPT_DETECTOR[_architecture(recipe)](load_network(detector), {})),
-        _serialise(adopt_embedder(embedder, contract.preprocessing, contract.fusion, stamp, projection)),
+        _serialise(fitted),
+        form,
         projection,
     )
 

@@ -100,46 +100,23 @@ def reduce(model: ModelProto, op: str, source: str, output: str, axis: int, keep
 
 
 def drop_identities(graph: GraphProto) -> None:
-    """Read what an Identity copies instead of the copy; torch's exporter has one for every weight equal to another."""
+    """Read what an Identity copies instead of the copy; torch's exporter has one for every weight equal to another.
+
+    A Dropout is one, too, as long as nobody reads its mask.
+    """
     outputs = {output.name for output in graph.output}
     copies: dict[str, str] = {}
     kept: list[NodeProto] = []
     for node in graph.node:
         for index, name in enumerate(node.input):
             node.input[index] = copies.get(name, name)
-        if node.op_type == "Identity" and node.output[0] not in outputs:
+        identity = node.op_type == "Identity" or (node.op_type == "Dropout" and len(node.input) == 1)
+        if identity and list(node.output) == [node.output[0]] and node.output[0] not in outputs:
             copies[node.output[0]] = node.input[0]
         else:
             kept.append(node)
     del graph.node[:]
     graph.node.extend(kept)
-
-
-def expand_prelu(graph: GraphProto) -> int:
-    """Rewrite every PRelu exactly as ``a·x + (1 − a)·relu(x)``; returns how many.
-
-    ONNX Runtime's PRelu leaves the blocked memory layout of its convolutions on CPU; Mul, Relu and Add stay in it.
-    """
-    known = weights(graph)
-    rewritten: list[NodeProto] = []
-    count = 0
-    for node in graph.node:
-        if node.op_type != "PRelu" or node.input[1] not in known:
-            rewritten.append(node)
-            continue
-        x, slope_name, y = node.input[0], node.input[1], node.output[0]
-        slope = known[slope_name]
-        rest = set_weight(graph, f"{y}/one_minus_slope", (1.0 - slope.astype(np.float64)).astype(np.float32))
-        rewritten += [
-            helper.make_node("Relu", [x], [f"{y}/relu"]),
-            helper.make_node("Mul", [x, slope_name], [f"{y}/linear"]),
-            helper.make_node("Mul", [f"{y}/relu", rest], [f"{y}/rectified"]),
-            helper.make_node("Add", [f"{y}/linear", f"{y}/rectified"], [y]),
-        ]
-        count += 1
-    del graph.node[:]
-    graph.node.extend(rewritten)
-    return count
 
 
 def finish(model: ModelProto, metadata: Mapping[str, str]) -> ModelProto:

@@ -104,6 +104,16 @@ def open_networks(
     return DetectorNetwork(detector), EmbedderNetwork(embedder, contract.dimension)
 
 
+def open_session(model: bytes, options: RuntimeOptions) -> ort.InferenceSession:
+    """A network as the service would run it, unchecked: for measurements while a bundle is being made.
+
+    Raises:
+        BundleError: ONNX Runtime cannot load it.
+        DeviceError: the provider asked for is not available, or not the one that would run.
+    """
+    return _open(model, "network", choose_provider(options.provider), options.threads)
+
+
 def choose_provider(wanted: Provider) -> str:
     """The ONNX Runtime execution provider to use.
 
