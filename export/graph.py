@@ -2,17 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx
 import onnx.version_converter
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from service.errors import BundleError
 
 # Operators used by the rewrites (Range, Slice with inputs, Reshape with 0) are all there since opset 11.
 OLDEST_OPSET = 11
+
+_RESHAPING = frozenset({"Constant", "Unsqueeze", "Squeeze", "Transpose", "Reshape"})
 
 
 def load_network(path: Path) -> ModelProto:
@@ -117,6 +121,41 @@ def drop_identities(graph: GraphProto) -> None:
             kept.append(node)
     del graph.node[:]
     graph.node.extend(kept)
+
+
+def fold_constants(model: ModelProto) -> int:
+    """Carry out what only reshapes constants; exporters leave such nodes between a weight and its user.
+
+    Returns:
+        how many nodes went.
+    """
+    graph = model.graph
+    known = weights(graph)
+    outputs = {output.name for output in graph.output}
+    kept: list[NodeProto] = []
+    for node in graph.node:
+        constant = node.op_type in _RESHAPING and all(name in known for name in node.input)
+        if not constant or len(node.output) != 1 or node.output[0] in outputs:
+            kept.append(node)
+            continue
+        alone = helper.make_graph([node], "constant", [], [helper.make_empty_tensor_value_info(node.output[0])])
+        alone.initializer.extend(numpy_helper.from_array(known[name], name) for name in node.input)
+        evaluator = ReferenceEvaluator(helper.make_model(alone, opset_imports=model.opset_import))
+        [value] = cast(list[NDArray[np.float32]], evaluator.run(None, {}))
+        known[set_weight(graph, node.output[0], value)] = value
+    count = len(graph.node) - len(kept)
+    keep(graph, kept)
+    return count
+
+
+def keep(graph: GraphProto, nodes: Sequence[NodeProto]) -> None:
+    """Set the graph's nodes; weights that nobody reads any more go."""
+    del graph.node[:]
+    graph.node.extend(nodes)
+    read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    kept = [tensor for tensor in graph.initializer if tensor.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
 
 
 def finish(model: ModelProto, metadata: Mapping[str, str]) -> ModelProto:

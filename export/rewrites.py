@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, helper
 
-from export.graph import set_weight, weights
+from export.graph import keep, set_weight, weights
 
 Rewrite = Callable[[GraphProto], int]
 Exact = NDArray[np.float64]
@@ -89,7 +89,7 @@ def fold_batch_norms(graph: GraphProto) -> int:
         else:
             continue
         folded.append(id(node))
-    _keep(graph, [node for node in graph.node if id(node) not in folded])
+    keep(graph, [node for node in graph.node if id(node) not in folded])
     return len(folded)
 
 
@@ -118,7 +118,7 @@ def widen_groups(block: int) -> Rewrite:
             node.input[1] = set_weight(graph, f"{node.output[0]}/groups_of_{block}", wide)
             next(a for a in node.attribute if a.name == "group").i = groups * channels // block
             count += 1
-        _keep(graph, list(graph.node))
+        keep(graph, list(graph.node))
         return count
 
     return rewrite
@@ -141,7 +141,7 @@ def _replace_prelus(
         else:
             rewritten += nodes(node.input[0], slope, node.output[0])
             count += 1
-    _keep(graph, rewritten)
+    keep(graph, rewritten)
     return count
 
 
@@ -212,13 +212,3 @@ def _set_linear(graph: GraphProto, node: NodeProto, known: dict[str, Exact], wei
     for name, value in ((f"{node.output[0]}/weight", weight), (f"{node.output[0]}/bias", bias)):
         known[name] = value
         node.input.append(set_weight(graph, name, value.astype(np.float32)))
-
-
-def _keep(graph: GraphProto, nodes: list[NodeProto]) -> None:
-    """Set the graph's nodes; weights that nobody reads any more go."""
-    del graph.node[:]
-    graph.node.extend(nodes)
-    read = {name for node in graph.node for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in read]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)

@@ -153,3 +153,32 @@ def test_a_network_without_any_standard_operator_is_refused(tmp_path: Path) -> N
     onnx.save(network([scaler], (FLOAT, [1, 4]), [1, 4], domain="ai.onnx.ml", opset=3), tmp_path / "ml.onnx")
     with pytest.raises(BundleError, match=r"ml\.onnx"):
         g.load_network(tmp_path / "ml.onnx")
+
+
+def test_what_only_reshapes_constants_is_carried_out() -> None:
+    slope = np.array([0.5, -1.0, 2.0], np.float32)
+    nodes = [
+        helper.make_node("Unsqueeze", ["slope"], ["column"], axes=[1, 2]),
+        helper.make_node("PRelu", ["x", "column"], ["a"]),
+        helper.make_node("Constant", [], ["shape"], value=numpy_helper.from_array(np.array([1, 12], np.int64))),
+        helper.make_node("Reshape", ["a", "shape"], ["y"]),
+    ]
+    model = network(nodes, (FLOAT, [1, 3, 2, 2]), [1, 12], {"slope": slope})
+    x = np.random.default_rng(3).normal(size=(1, 3, 2, 2)).astype(np.float32)
+    before = run(model, x)
+    assert g.fold_constants(model) == 2
+    assert [node.op_type for node in model.graph.node] == ["PRelu", "Reshape"]
+    assert sorted(t.name for t in model.graph.initializer) == ["column", "shape"]
+    assert np.array_equal(run(model, x), before)
+
+
+def test_an_unread_dropout_is_an_identity_and_one_whose_mask_is_read_is_not() -> None:
+    def dropped(outputs: list[str]) -> ModelProto:
+        nodes = [helper.make_node("Dropout", ["x"], outputs), helper.make_node("Abs", ["a"], ["y"])]
+        return network(nodes, (FLOAT, [2]), [2])
+
+    single, masked = dropped(["a"]), dropped(["a", "mask"])
+    g.drop_identities(single.graph)
+    g.drop_identities(masked.graph)
+    assert [node.op_type for node in single.graph.node] == ["Abs"]
+    assert [node.op_type for node in masked.graph.node] == ["Dropout", "Abs"]
