@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 from torch import nn
 
+from export.accuracy import Lfw
 from export.adopt import make_draft
 from export.catalog import BundleRecipe, CatalogFile, load_catalog
 from export.fetch import fetch
@@ -45,6 +46,7 @@ class ExportOptions:
         pca: a ``.npy`` file of embeddings (n, d) that the bundle without a PCA gives; None for no PCA.
         pca_dimension: how many components stay; None for all.
         calibration: ``calibration.json`` of an evaluation of this very bundle.
+        lfw: labelled pairs to compare the accuracy before and after on.
     """
 
     detector: str
@@ -53,6 +55,7 @@ class ExportOptions:
     pca: Path | None = None
     pca_dimension: int | None = None
     calibration: Path | None = None
+    lfw: Lfw | None = None
 
 
 def export_checkpoint(path: Path, out: Path, downloads: Path, options: ExportOptions) -> Card:
@@ -86,7 +89,7 @@ def export_checkpoint(path: Path, out: Path, downloads: Path, options: ExportOpt
         trained.alignment,
         projection,
     )
-    return make_folder(draft, (detector, torch_features(checkpoint.backbone)), out, options.calibration)
+    return make_folder(draft, (detector, torch_features(checkpoint.backbone)), out, options.calibration, options.lfw)
 
 
 def to_onnx(backbone: nn.Module, size: int) -> ModelProto:

@@ -15,6 +15,7 @@ import numpy as np
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from export import graph as g
+from export.accuracy import Lfw
 from export.adopt import default_alignment, make_draft
 from export.catalog import BundleRecipe, CatalogFile, load_catalog
 from export.embedder import CROP_SIZE, PLAIN
@@ -50,6 +51,7 @@ class AdoptOptions:
         detector: the catalogue bundle whose detector goes with it.
         accepted: names (SPDX) of licences without commercial use that are accepted, for the detector.
         calibration: ``calibration.json`` of an evaluation of this very bundle.
+        lfw: labelled pairs to compare the accuracy before and after on.
     """
 
     preprocessing: Preprocessing
@@ -59,6 +61,7 @@ class AdoptOptions:
     detector: str = "open"
     accepted: Collection[str] = ()
     calibration: Path | None = None
+    lfw: Lfw | None = None
 
 
 def preset(name: str) -> Preprocessing:
@@ -93,7 +96,7 @@ def adopt_file(path: Path, out: Path, name: str, downloads: Path, options: Adopt
     _bring_into_form(model, image, options.layout, _dimension(path, features))
     detector = fetch(recipe.detector, downloads)
     draft = make_draft(recipe, detector, model, options.preprocessing, default_alignment())
-    return make_folder(draft, (detector, features), out, options.calibration)
+    return make_folder(draft, (detector, features), out, options.calibration, options.lfw)
 
 
 def _image(model: ModelProto, layout: Layout) -> ValueInfoProto:

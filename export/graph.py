@@ -158,14 +158,19 @@ def keep(graph: GraphProto, nodes: Sequence[NodeProto]) -> None:
     graph.initializer.extend(kept)
 
 
+def stamp(model: ModelProto, metadata: Mapping[str, str]) -> None:
+    """Write ``metadata`` into the file, in the place of what was there."""
+    del model.metadata_props[:]
+    helper.set_model_props(model, dict(metadata))
+
+
 def finish(model: ModelProto, metadata: Mapping[str, str]) -> ModelProto:
     """Stamp ``metadata`` into the file and check the result, shapes included.
 
     Raises:
         BundleError: the rewritten graph is not valid ONNX.
     """
-    del model.metadata_props[:]
-    helper.set_model_props(model, dict(metadata))
+    stamp(model, metadata)
     model.producer_name, model.producer_version = "likeness", ""
     # IR 4 is the first that lets weights be initializers without being inputs.
     model.ir_version = max(model.ir_version, 8)

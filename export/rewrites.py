@@ -69,8 +69,9 @@ def fold_batch_norms(graph: GraphProto) -> int:
     known = {name: value.astype(np.float64) for name, value in weights(graph).items() if value.dtype.kind == "f"}
     users = _users(graph)
     makers = {output: node for node in graph.node for output in node.output}
-    folded: list[int] = []
+    kept: list[NodeProto] = []
     for node in graph.node:
+        kept.append(node)
         if node.op_type != "BatchNormalization" or any(name not in known for name in node.input[1:]):
             continue
         gamma, beta, mean, variance = (known[name] for name in node.input[1:])
@@ -88,9 +89,10 @@ def fold_batch_norms(graph: GraphProto) -> int:
             users[node.input[0]] = [flatten]
         else:
             continue
-        folded.append(id(node))
-    keep(graph, [node for node in graph.node if id(node) not in folded])
-    return len(folded)
+        kept.pop()
+    count = len(graph.node) - len(kept)
+    keep(graph, kept)
+    return count
 
 
 def widen_groups(block: int) -> Rewrite:
