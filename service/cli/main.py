@@ -13,7 +13,7 @@ from pathlib import Path
 
 from service import __version__
 from service.api.errors import status_and_code
-from service.cli import adopt, bench, client, enrol, evaluate, galleries, photos, pull, serve, tune
+from service.cli import adopt, bench, client, enrol, evaluate, galleries, photos, pull, quantize, serve, tune
 from service.errors import InvalidRequest, LikenessError, Unavailable
 
 EXIT_DONE, EXIT_NO_MATCH, EXIT_WRONG_USE, EXIT_UNUSABLE, EXIT_UNAVAILABLE = range(5)
@@ -56,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     pull.add_command(commands, common)
     adopt.add_command(commands, common)
+    quantize.add_command(commands, common)
     serve.add_command(commands, local)
     tune.add_command(commands, local)
     photos.add_commands(commands, local)

@@ -20,6 +20,7 @@ FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Point = tuple[float, float]
 Template = tuple[Point, Point, Point, Point, Point]
 Fusion = Literal["none", "sum", "concat"]
+Precision = Literal["float32", "float16", "int8", "int8-weights"]
 BUNDLE_NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
 
@@ -78,7 +79,8 @@ class EmbeddingContract(_Part):
     Attributes:
         weights: sha256 of the published embedder.
         fusion: how the features of a crop and its mirror image are joined.
-        precision: arithmetic of the weights.
+        precision: of the weights and of the arithmetic; ``int8-weights`` calculates in float32.
+        quantised: digest of the quantised network; None for float32 and float16.
         projection: digest of the PCA that follows the fusion; None without one.
     """
 
@@ -87,7 +89,9 @@ class EmbeddingContract(_Part):
     alignment: Alignment
     fusion: Fusion
     dimension: int = Field(ge=2, le=8192)
-    precision: Literal["float32", "float16", "int8"]
+    precision: Precision
+    # Of int8 networks, whose numbers depend on more than the published weights.
+    quantised: Sha256 | None = Field(default=None, exclude_if=lambda digest: digest is None)
     # Left out where there is none: embeddings from before there were projections keep their contract.
     projection: Sha256 | None = Field(default=None, exclude_if=lambda digest: digest is None)
 
@@ -95,6 +99,47 @@ class EmbeddingContract(_Part):
         """sha256 of the canonical JSON form; the ``embedding_contract`` that travels with every embedding."""
         canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+class GraphForm(_Part):
+    """How the embedder's graph was rewritten, without changing its function, for the machine the bundle was made on.
+
+    Attributes:
+        rewrites: what was kept.
+        speedup: time for one crop without them, divided by that with them.
+        provider: the execution provider this was measured on.
+    """
+
+    rewrites: Annotated[tuple[str, ...], Field(min_length=1)]
+    speedup: float = Field(gt=0)
+    provider: str
+
+
+class Accuracy(_Part):
+    """Labeled pairs through the networks before and after, on the same crops.
+
+    Attributes:
+        dataset, dataset_sha256: name and digest of the pairs file.
+        pairs: how many were compared.
+        before, after: mean accuracy over the folds, each at the threshold that is best on the others.
+        min_cosine: smallest cosine, over all photos, between a crop's embedding before and after.
+    """
+
+    dataset: str
+    dataset_sha256: Sha256
+    pairs: int = Field(ge=1)
+    before: float = Field(ge=0, le=1)
+    after: float = Field(ge=0, le=1)
+    min_cosine: float
+
+
+class ProviderParity(_Part):
+    """The same comparison of the embedder on a further execution provider; see ``Parity``."""
+
+    provider: str
+    min_cosine: float
+    max_abs_deviation: float
+    max_batch_deviation: float
 
 
 class Parity(_Part):
@@ -107,6 +152,8 @@ class Parity(_Part):
         max_batch_deviation: largest difference between a batch of N and N batches of 1.
         detector_max_px: largest difference of a box side or landmark, in pixels.
         detector_max_score: largest difference of a detection score.
+        gpu: the embedder on the GPU, where there was one.
+        accuracy: on labelled pairs, where there were any.
     """
 
     crops: int = Field(ge=1)
@@ -115,6 +162,9 @@ class Parity(_Part):
     max_batch_deviation: float
     detector_max_px: float
     detector_max_score: float
+    # Left out where there is none: cards from before these were measured stay what they are.
+    gpu: ProviderParity | None = Field(default=None, exclude_if=lambda parity: parity is None)
+    accuracy: Accuracy | None = Field(default=None, exclude_if=lambda accuracy: accuracy is None)
 
 
 class OperatingPoint(_Part):
@@ -177,6 +227,7 @@ class Card(_Part):
     contract: EmbeddingContract
     embedding_contract: Sha256
     parity: Parity
+    graph: GraphForm | None = Field(default=None, exclude_if=lambda form: form is None)
     calibration: Calibration | None = None
     # Whether the detector draws landmarks of tilted heads towards upright ones, so that they are taken again from an
     # upright view. Left out where they are: cards from before there was the question keep their digest.
@@ -192,6 +243,10 @@ class Card(_Part):
             raise ValueError("the calibration was measured under another embedding contract")
         if self.calibration and self.calibration.detector != self.detector.source.sha256:
             raise ValueError("the calibration was measured with another detector")
+        if self.contract.precision.startswith("int8") != (self.contract.quantised is not None):
+            raise ValueError(
+                f"precision {self.contract.precision} and quantised {self.contract.quantised} do not go together"
+            )
         if not math.isfinite(self.parity.min_cosine):
             raise ValueError("parity.min_cosine is not a number")
         return self
