@@ -17,8 +17,9 @@ from pydantic import (
 )
 
 from service.api.bodies import Photo, RequestBody
-from service.api.schemas import Box, Fmr, RawThreshold
-from service.decision.searches import SearchPoint
+from service.api.schemas import Box, Extrapolate, Fmr, RawThreshold
+from service.decision.curve import Interval
+from service.decision.searches import SearchPoint, Wanted
 from service.gallery.gallery import Candidate
 from service.gallery.records import FaceRecord, GalleryRecord, PersonRecord
 from service.recognition.select import FacePolicy, OneFacePolicy
@@ -97,6 +98,11 @@ class _Searched(RequestBody):
     fpir: Annotated[float, Field(gt=0, lt=1, description="rate of searches that identify a stranger")] | None = None
     fmr: Fmr | None = None
     threshold: RawThreshold | None = None
+    extrapolate: Extrapolate = False
+
+    @property
+    def wanted(self) -> Wanted:
+        return Wanted(self.fpir, self.fmr, self.threshold, self.extrapolate)
 
 
 class SearchRequest(_Searched):
@@ -124,6 +130,7 @@ class VerifyPersonRequest(RequestBody):
     faces: OneFacePolicy = "single"
     fmr: Fmr | None = None
     threshold: RawThreshold | None = None
+    extrapolate: Extrapolate = False
 
 
 class GalleryOut(BaseModel):
@@ -208,6 +215,10 @@ class SearchPointOut(BaseModel):
     fmr: float | None
     fpir: float | None
     calibration_id: str | None
+    fnir: Annotated[float | None, Field(description="rate of searches that miss a person who is enrolled")]
+    fmr_interval: Interval | None
+    fpir_interval: Interval | None
+    extrapolated: Annotated[bool, Field(description="the rates follow from a fitted tail, not from counts")]
 
     @classmethod
     def of(cls, point: SearchPoint) -> "SearchPointOut":
@@ -235,6 +246,8 @@ class CandidateOut(BaseModel):
 class ProbeOut(BaseModel):
     box: Box | None
     decision: Literal["identified", "unknown"]
+    margin: Annotated[float | None, Field(description="similarity of the first candidate less that of the second")]
+    ambiguous: Annotated[bool, Field(description="two persons reach the threshold and are close together")]
     candidates: list[CandidateOut]
 
 

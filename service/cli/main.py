@@ -13,7 +13,7 @@ from pathlib import Path
 
 from service import __version__
 from service.api.errors import status_and_code
-from service.cli import adopt, client, enrol, evaluate, galleries, photos, pull, serve
+from service.cli import adopt, calibrate, client, enrol, evaluate, galleries, photos, pull, serve
 from service.errors import InvalidRequest, LikenessError, Unavailable
 
 EXIT_DONE, EXIT_NO_MATCH, EXIT_WRONG_USE, EXIT_UNUSABLE, EXIT_UNAVAILABLE = range(5)
@@ -58,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     serve.add_command(commands, local)
     photos.add_commands(commands, local)
     evaluate.add_command(commands, local)
+    calibrate.add_command(commands, local)
     enrol.add_command(commands, remote)
     galleries.add_commands(commands, remote)
     return top

@@ -117,10 +117,9 @@ async def verify_person(
     service: EverythingDep,
 ) -> CompareAnswer:
     """Is the person in the photo the enrolled one? The most similar of that person's faces decides."""
+    point = service.engine.thresholds.choose(body.fmr, body.threshold, body.extrapolate)
     subject = await service.workers.run(service.engine.subject, body.image, body.faces, "image")
-    comparison = await service.store_workers.run(
-        verify_enrolled, service.engine, service.galleries, (gallery, person), subject, body.fmr, body.threshold
-    )
+    comparison = await service.store_workers.run(verify_enrolled, service.galleries, (gallery, person), subject, point)
     return CompareAnswer.of(comparison)
 
 
@@ -142,8 +141,9 @@ async def search(
         service.engine.require_contract(body.embedding_contract)
         vectors = [service.engine.template("embedding", body.embedding)]
     probes = np.stack(vectors) if vectors else np.zeros((0, service.engine.card.contract.dimension), np.float32)
-    result = await service.store_workers.run(service.galleries.search, gallery, probes, body.top_k, body.filter)
-    point = choose_search_point(service.engine.thresholds, result.persons, body.fpir, body.fmr, body.threshold)
+    # Two candidates at least, as the second says how sure the first is.
+    result = await service.store_workers.run(service.galleries.search, gallery, probes, max(2, body.top_k), body.filter)
+    point = choose_search_point(service.engine.thresholds, result.sizes, body.wanted)
     answers = [decide(found, point, body.candidates == "above_threshold") for found in result.candidates]
     return SearchAnswer(
         gallery=gallery,
@@ -153,7 +153,9 @@ async def search(
             ProbeOut(
                 box=box,
                 decision="identified" if answer.identified else "unknown",
-                candidates=[CandidateOut.of(candidate) for candidate in answer.candidates],
+                margin=answer.margin,
+                ambiguous=answer.ambiguous,
+                candidates=[CandidateOut.of(candidate) for candidate in answer.candidates[: body.top_k]],
             )
             for box, answer in zip(boxes, answers, strict=True)
         ],
