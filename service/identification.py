@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from service.decision.quality_policy import QualityPolicy
 from service.decision.searches import SearchPoint
 from service.decision.thresholds import OperatingPoint
 from service.engine import Comparison, Engine, Subject, cosine
@@ -16,7 +17,7 @@ from service.recognition.select import OneFacePolicy, box_details
 Answer = Mapping[str, object]
 
 # Two persons above the threshold, closer together than this: see docs/thresholds.md for what was measured.
-AMBIGUOUS_MARGIN = 0.1
+AMBIGUOUS_MARGIN = 0.15
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,12 @@ class Identification:
     ambiguous: bool
 
 
-def examine(engine: Engine, content: bytes, policy: OneFacePolicy, name: str) -> Subject | UnusableInput:
+def examine(
+    engine: Engine, content: bytes, policy: OneFacePolicy, name: str, quality: QualityPolicy
+) -> Subject | UnusableInput:
     """The person in a photo, or the reason why it cannot be used, as a value: other photos go on."""
     try:
-        return engine.subject(content, policy, name)
+        return engine.subject(content, policy, name, quality)
     except UnusableInput as error:
         return error
 
@@ -101,14 +104,18 @@ def verify_enrolled(
     galleries: Galleries,
     place: tuple[str, str],
     subject: Subject,
-    point: OperatingPoint,
+    choose: Callable[[int], OperatingPoint],
 ) -> Comparison:
-    """Is the person in the photo the enrolled one? The most similar of that person's faces decides."""
+    """Is the person in the photo the enrolled one? The most similar of that person's faces decides.
+
+    Args:
+        choose: the operating point for a person with so many faces.
+    """
     templates = galleries.person_embeddings(*place)
     if not len(templates):
         raise PersonNotFound(f"Person {place[1]!r} has no enrolled face to verify against.")
     best = max(range(len(templates)), key=lambda i: float(templates[i] @ subject.embedded.embedding))
-    return Comparison(cosine(templates[best], subject.embedded.embedding), point)
+    return Comparison(cosine(templates[best], subject.embedded.embedding), choose(len(templates)))
 
 
 def digest(*parts: object) -> str:

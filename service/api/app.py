@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from service import __version__
 from service.api import errors
 from service.api.context import RequestContext
-from service.api.routes import bulk, faces, health, photos
+from service.api.routes import bulk, faces, health, photos, report
 from service.api.routes import galleries as gallery_routes
 from service.engine import Engine
 from service.gallery.gallery import Galleries
@@ -85,4 +85,5 @@ def create_app(
         app.include_router(gallery_routes.router)
         app.include_router(faces.router)
         app.include_router(bulk.router)
+        app.include_router(report.router)
     return app

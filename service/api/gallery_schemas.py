@@ -19,6 +19,7 @@ from pydantic import (
 from service.api.bodies import Photo, RequestBody
 from service.api.schemas import Box, Extrapolate, Fmr, RawThreshold
 from service.decision.curve import Interval
+from service.decision.quality_policy import QualityPolicy
 from service.decision.searches import SearchPoint, Wanted
 from service.gallery.gallery import Candidate
 from service.gallery.records import FaceRecord, GalleryRecord, PersonRecord
@@ -79,6 +80,7 @@ class EnrolRequest(RequestBody):
 
     images: Annotated[list[Photo], Field(min_length=1, max_length=MOST_PHOTOS)] | None = None
     faces: OneFacePolicy = "single"
+    quality: QualityPolicy = "enrol"
     face_ids: Annotated[list[Id], Field(max_length=MOST_PHOTOS)] | None = None
     embeddings: Annotated[list[TemplateIn], Field(min_length=1, max_length=1000)] | None = None
     embedding_contract: Annotated[str, Field(max_length=256)] | None = None
@@ -110,6 +112,7 @@ class SearchRequest(_Searched):
 
     image: Photo | None = None
     faces: FacePolicy = "single"
+    quality: QualityPolicy = "off"
     embedding: Vector | None = None
     embedding_contract: Annotated[str, Field(max_length=256)] | None = None
     top_k: Annotated[int, Field(ge=1, le=100)] = 5
@@ -128,6 +131,7 @@ class SearchRequest(_Searched):
 class VerifyPersonRequest(RequestBody):
     image: Photo
     faces: OneFacePolicy = "single"
+    quality: QualityPolicy = "off"
     fmr: Fmr | None = None
     threshold: RawThreshold | None = None
     extrapolate: Extrapolate = False

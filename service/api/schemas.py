@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from service.api.bodies import Photo, RequestBody
 from service.decision.curve import Interval
+from service.decision.quality_policy import QualityPolicy
 from service.decision.thresholds import OperatingPoint
 from service.engine import Comparison, FoundFace, Subject
 from service.recognition.select import FacePolicy, OneFacePolicy, box_details
@@ -48,6 +49,7 @@ class VerifyRequest(_Decided):
     image_a: Photo
     image_b: Photo
     faces: OneFacePolicy = "single"
+    quality: QualityPolicy = "off"
 
 
 class CompareRequest(_Decided):
@@ -70,8 +72,14 @@ class QualityOut(BaseModel):
 
     inter_eye_distance: float
     roll_degrees: float
+    yaw_degrees: float
+    pitch_degrees: float
     brightness: float
+    contrast: float
+    clipped: float
     sharpness: float
+    detection_score: float
+    feature_norm: float | None = None
 
 
 class FaceOut(BaseModel):

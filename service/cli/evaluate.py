@@ -117,7 +117,7 @@ def crop_embedder(engine: Engine) -> EmbedPhoto:
 
 def _evaluated(embedded: recognition.EmbeddedFace) -> EmbeddedFace:
     x1, y1, x2, y2 = (float(v) for v in embedded.face.box)
-    return EmbeddedFace((x1, y1, x2, y2), embedded.embedding)
+    return EmbeddedFace((x1, y1, x2, y2), embedded.embedding, embedded.feature_norm)
 
 
 def _prepare(args: argparse.Namespace) -> Engine:

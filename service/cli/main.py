@@ -13,7 +13,7 @@ from pathlib import Path
 
 from service import __version__
 from service.api.errors import status_and_code
-from service.cli import adopt, calibrate, client, enrol, evaluate, galleries, photos, pull, serve
+from service.cli import adopt, calibrate, client, doctor, enrol, evaluate, galleries, photos, pull, serve
 from service.errors import InvalidRequest, LikenessError, Unavailable
 
 EXIT_DONE, EXIT_NO_MATCH, EXIT_WRONG_USE, EXIT_UNUSABLE, EXIT_UNAVAILABLE = range(5)
@@ -61,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     calibrate.add_command(commands, local)
     enrol.add_command(commands, remote)
     galleries.add_commands(commands, remote)
+    doctor.add_command(commands, remote)
     return top
 
 

@@ -8,10 +8,10 @@ counts, which is like k^c persons with one photo each; the calibration has measu
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from service.decision.curve import Interval
-from service.decision.thresholds import UNCALIBRATED, OperatingPoint, Thresholds
+from service.decision.thresholds import DEFAULT_FMR, UNCALIBRATED, OperatingPoint, Thresholds
 from service.errors import InvalidRequest, UnsupportedErrorRate
 
 DEFAULT_FPIR = 0.01
@@ -92,6 +92,37 @@ def choose_search_point(thresholds: Thresholds, sizes: Sizes, wanted: Wanted) ->
             raise
         raise _unsupported(fpir, fmr, effective, wanted.extrapolate, error) from error
     return _searched(thresholds, point, sizes, effective)
+
+
+def choose_person_point(
+    thresholds: Thresholds, photos: int, fmr: float | None, threshold: float | None, extrapolate: bool = False
+) -> OperatingPoint:
+    """The operating point for a comparison with one person, of whose ``photos`` the most similar counts.
+
+    Its rates are those of the whole comparison: the threshold is higher than for one photo, since there are more
+    chances to match.
+
+    Raises:
+        As ``Thresholds.choose``; a rate that so many photos put beyond the calibration is answered by its ends.
+    """
+    chances = effective_persons(thresholds, {photos: 1})
+    if threshold is None:
+        wanted = DEFAULT_FMR if fmr is None else fmr
+        thresholds.choose(fmr=wanted, extrapolate=extrapolate)  # refuses what nobody could be asked
+        one = fmr_for(wanted, chances)
+        smallest = thresholds.smallest_fmr
+        one = max(one, smallest) if smallest is not None and not extrapolate else one
+        point = thresholds.choose(fmr=one, extrapolate=extrapolate)
+    else:
+        point = thresholds.choose(fmr, threshold, extrapolate)
+    ends = point.fmr_interval
+    return replace(
+        point,
+        fmr=fpir_of(point.fmr, chances),
+        fnmr=_fnir(thresholds, point, {photos: 1}),
+        fmr_interval=None if ends is None else (_fpir(ends[0], chances), _fpir(ends[1], chances)),
+        fnmr_interval=None if photos > 1 else point.fnmr_interval,
+    )
 
 
 def effective_persons(thresholds: Thresholds, sizes: Sizes) -> float:

@@ -30,6 +30,9 @@ def cached(embed: Callable[[], PhotoSet], names: Sequence[str], key: str, path: 
                 detected=photos.detected,
                 embeddings=photos.embeddings,
                 seconds=photos.seconds,
+                feature_norms=np.full(len(photos.names), np.nan)
+                if photos.feature_norms is None
+                else photos.feature_norms,
                 key=key,
             )
         return photos
@@ -38,4 +41,10 @@ def cached(embed: Callable[[], PhotoSet], names: Sequence[str], key: str, path: 
         if str(kept["key"]) != key or not all(name in row_of for name in names):
             raise InvalidRequest(f"{path} keeps embeddings of other photos or of another bundle; give another file.")
         rows = [row_of[name] for name in names]
-        return PhotoSet(tuple(names), kept["detected"][rows], kept["embeddings"][rows], float(kept["seconds"]))
+        return PhotoSet(
+            tuple(names),
+            kept["detected"][rows],
+            kept["embeddings"][rows],
+            float(kept["seconds"]),
+            kept["feature_norms"][rows],
+        )

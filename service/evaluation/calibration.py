@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.evaluation.best_of import measure_best_of
-from service.evaluation.dyads import Integers, Rates, genuine_rates, impostor_rates, thresholds_at
+from service.evaluation.dyads import Floats, Integers, Rates, genuine_rates, impostor_rates, thresholds_at
 from service.evaluation.operating_points import RULE_OF_3, count_pairs, person_tiles
 from service.evaluation.photos import PhotoSet
 from service.evaluation.tail import Exceedances, fit_tail
@@ -47,11 +47,17 @@ def calibrate(
         dataset: its name and its sha256.
         model: has ``embedding_contract`` and ``detector``.
     """
-    return calibrate_embeddings(photos.embeddings[photos.detected], persons[photos.detected], dataset, model)
+    there = photos.detected
+    norms = None if photos.feature_norms is None else photos.feature_norms[there]
+    return calibrate_embeddings(photos.embeddings[there], persons[there], dataset, model, norms)
 
 
 def calibrate_embeddings(
-    embeddings: NDArray[np.float32], persons: Integers, dataset: tuple[str, str], model: Mapping[str, Any]
+    embeddings: NDArray[np.float32],
+    persons: Integers,
+    dataset: tuple[str, str],
+    model: Mapping[str, Any],
+    feature_norms: Floats | None = None,
 ) -> Calibration | None:
     """See ``calibrate``.
 
@@ -86,6 +92,7 @@ def calibrate_embeddings(
         points=tuple(points),
         best_of=measure_best_of(embeddings, persons, np.array(search)) if search else None,
         tail=_tail(embeddings, persons, points),
+        feature_norm=_median(feature_norms),
     )
     return Calibration(calibration_id=figures.digest(), **dict(figures))
 
@@ -138,6 +145,12 @@ def _tail(embeddings: NDArray[np.float32], persons: Integers, points: list[Opera
             for k, (fmr, threshold) in enumerate(zip(fmrs.tolist(), thresholds.tolist(), strict=True))
         ),
     )
+
+
+def _median(feature_norms: Floats | None) -> float | None:
+    if feature_norms is None or np.isnan(feature_norms).all():
+        return None
+    return float(np.nanmedian(feature_norms))
 
 
 def _point(fmr: float, threshold: float, impostor: Rates, genuine: Rates, k: int) -> OperatingPoint:

@@ -175,6 +175,7 @@ class Calibration(_Part):
         dataset, dataset_sha256: name and digest of the pairs file or of the photos.
         genuine, impostor: how many comparisons of one person, and of two persons, were counted.
         effective_impostor: how many independent ones would determine the last point as well.
+        feature_norm: median over the photos.
     """
 
     calibration_id: Sha256
@@ -190,6 +191,7 @@ class Calibration(_Part):
     points: Annotated[tuple[OperatingPoint, ...], Field(min_length=2)]
     best_of: BestOf | None = _optional()
     tail: Tail | None = _optional()
+    feature_norm: float | None = _optional(gt=0)
 
     @model_validator(mode="after")
     def _ordered_and_intact(self) -> "Calibration":

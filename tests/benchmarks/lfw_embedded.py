@@ -18,20 +18,20 @@ from service.settings import Settings
 
 @dataclass(frozen=True, eq=False)
 class Embedded:
-    """The photos in which a face was found: ``names``, ``embeddings`` (n, d), ``persons`` (n,) numbers, who they are
-    ``known_as``, and what embedded them."""
+    """The photos in which a face was found: ``names``, ``embeddings`` (n, d), ``feature_norms`` (n,), ``persons`` (n,)
+    numbers, and what embedded them."""
 
     names: tuple[str, ...]
     embeddings: NDArray[np.float32]
     persons: NDArray[np.int64]
-    known_as: tuple[str, ...]
+    feature_norms: NDArray[np.float64]
     model: dict[str, Any]
 
     def of(self, chosen: NDArray[np.int64]) -> "Embedded":
         """Only these persons, who keep their numbers."""
         rows = np.flatnonzero(np.isin(self.persons, chosen))
         names = tuple(self.names[row] for row in rows)
-        return Embedded(names, self.embeddings[rows], self.persons[rows], self.known_as, self.model)
+        return Embedded(names, self.embeddings[rows], self.persons[rows], self.feature_norms[rows], self.model)
 
 
 def arguments(about: str) -> argparse.ArgumentParser:
@@ -57,6 +57,7 @@ def embedded(args: argparse.Namespace, without: frozenset[str] = frozenset()) ->
         f"{model['embedding_contract']} {model['detector']}",
         args.cache,
     )
-    known_as, persons = persons_of(names)
+    persons = persons_of(names)[1]
     there = np.flatnonzero(photos.detected)
-    return Embedded(tuple(names[row] for row in there), photos.embeddings[there], persons[there], known_as, model)
+    norms = np.full(len(names), np.nan) if photos.feature_norms is None else photos.feature_norms
+    return Embedded(tuple(names[row] for row in there), photos.embeddings[there], persons[there], norms[there], model)

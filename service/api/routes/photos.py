@@ -58,7 +58,8 @@ async def verify(
     """Do two photos show the same person?"""
     point = engine.thresholds.choose(body.fmr, body.threshold, body.extrapolate)
     a, b = await workers.map(
-        engine.subject, [(body.image_a, body.faces, "image_a"), (body.image_b, body.faces, "image_b")]
+        engine.subject,
+        [(body.image_a, body.faces, "image_a", body.quality), (body.image_b, body.faces, "image_b", body.quality)],
     )
     return VerifyAnswer.verified(compare_subjects(a, b, point), a, b)
 

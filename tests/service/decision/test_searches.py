@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from service.decision.searches import Wanted, choose_search_point, effective_persons
+from service.decision.searches import Wanted, choose_person_point, choose_search_point, effective_persons
 from service.decision.thresholds import Thresholds
 from service.errors import InvalidRequest, UnsupportedErrorRate
 from service.runtime.card import BestOf, Calibration, OperatingPoint, Tail
@@ -111,3 +111,17 @@ def test_two_rates_are_refused_and_so_is_a_rate_without_calibration(thresholds: 
     with pytest.raises(InvalidRequest, match="no calibration"):
         choose_search_point(Thresholds(None), {1: 10}, Wanted())
     assert choose_search_point(Thresholds(None), {1: 10}, Wanted(threshold=0.5)).fpir is None
+
+
+def test_a_person_with_several_photos_has_the_rate_that_was_asked_for_as_a_whole(thresholds: Thresholds) -> None:
+    one, nine = (choose_person_point(thresholds, k, 1e-4, None) for k in (1, 9))
+    assert one == thresholds.choose(fmr=1e-4)
+    assert nine.fmr == pytest.approx(1e-4)
+    assert nine.threshold == pytest.approx(one.threshold + 0.1 * np.log10(3), abs=1e-4)
+    assert nine.fnmr == pytest.approx(0.02 / 9)
+    raw = choose_person_point(thresholds, 9, None, one.threshold)
+    assert raw.fmr == pytest.approx(3e-4, rel=1e-3)
+    # The strictest point there is, and what it comes to.
+    assert choose_person_point(thresholds, 9, 1e-6, None).fmr == pytest.approx(3e-6, rel=1e-3)
+    with pytest.raises(UnsupportedErrorRate):
+        choose_person_point(thresholds, 9, 1e-7, None)
