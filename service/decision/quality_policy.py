@@ -47,7 +47,7 @@ class Reason:
 
 
 POLICIES: Mapping[QualityPolicy, Limits | None] = {
-    "enrol": Limits(10.0, 75.0, 45.0, (0.05, 0.9), 0.03, 0.7, 2.5, 0.7, 0.75),
+    "enrol": Limits(10.0, 75.0, 45.0, (0.05, 0.9), 0.03, 0.7, 2.0, 0.7, 0.75),
     "probe": Limits(7.0, 85.0, 60.0, (0.02, 0.97), 0.01, 0.9, 1.3, 0.6, 0.65),
     "off": None,
 }

@@ -7,6 +7,7 @@ when the worst 5, 10, 20 and 40 % by each measure are discarded (error versus di
 of biometric quality measures", IEEE TPAMI 29(4), 2007).
 """
 
+import argparse
 import io
 from collections.abc import Callable
 
@@ -24,7 +25,7 @@ from service.progress import track
 from service.recognition.quality import Quality, measure
 from service.recognition.types import Face, Image
 from service.settings import Settings
-from tests.benchmarks.lfw_embedded import arguments
+from tests.benchmarks.lfw_embedded import arguments, embedded
 
 Pixels = NDArray[np.uint8]
 DISCARDED = (0.0, 0.05, 0.1, 0.2, 0.4)
@@ -119,6 +120,8 @@ def main() -> None:
         table += [(missed, quality) for missed, _, quality in found]
         _print_way(engine, way, len(kept), found, names)
     _print_discards(table, names)
+    if args.cache:
+        _print_lfw(args, threshold)
 
 
 def _subject(engine: Engine, image: Image) -> tuple[Quality, NDArray[np.float32]] | None:
@@ -147,6 +150,27 @@ def _print_way(
         f"| {way} | {asked - len(found)} | {100 * np.mean(missed):.1f} % | {np.mean(false):.1e} | "
         f"{100 * refused[0]:.0f} %, {100 * refused[1]:.0f} % | " + " | ".join(f"{m:.3g}" for m in medians) + " |"
     )
+
+
+def _print_lfw(args: argparse.Namespace, threshold: float) -> None:
+    """LFW as it is, from the cache: FNMR, all persons alike, when pairs with the shortest features are discarded."""
+    lfw = embedded(args)
+    shortest, missed, weights = [], [], []
+    for person in np.unique(lfw.persons):
+        rows = np.flatnonzero(lfw.persons == person)
+        a, b = np.triu_indices(len(rows), 1)
+        scores = (lfw.embeddings[rows] @ lfw.embeddings[rows].T)[a, b]
+        shortest.append(np.minimum(lfw.feature_norms[rows[a]], lfw.feature_norms[rows[b]]))
+        missed.append(scores < threshold)
+        weights.append(np.full(len(a), 1 / max(len(a), 1)))
+    norms, wrong, shares = (np.concatenate(part) for part in (shortest, missed, weights))
+    order = np.argsort(norms, kind="stable")
+    below = np.cumsum(shares[order]) / shares.sum()
+    cells = []
+    for discarded in DISCARDED:
+        kept = order[below >= discarded]
+        cells.append(f"{100 * (shares * wrong)[kept].sum() / shares[kept].sum():.2f} %")
+    print(f"\nLFW as it is, {len(norms):,} pairs, by feature_norm: {' | '.join(cells)}")
 
 
 def _print_discards(table: list[tuple[bool, Quality]], names: list[str]) -> None:
