@@ -13,7 +13,21 @@ from pathlib import Path
 
 from service import __version__
 from service.api.errors import status_and_code
-from service.cli import adopt, bench, client, enrol, evaluate, galleries, photos, pull, quantize, serve, tune
+from service.cli import (
+    adopt,
+    bench,
+    calibrate,
+    client,
+    doctor,
+    enrol,
+    evaluate,
+    galleries,
+    photos,
+    pull,
+    quantize,
+    serve,
+    tune,
+)
 from service.errors import InvalidRequest, LikenessError, Unavailable
 
 EXIT_DONE, EXIT_NO_MATCH, EXIT_WRONG_USE, EXIT_UNUSABLE, EXIT_UNAVAILABLE = range(5)
@@ -61,9 +75,11 @@ def parser() -> argparse.ArgumentParser:
     tune.add_command(commands, local)
     photos.add_commands(commands, local)
     evaluate.add_command(commands, local)
+    calibrate.add_command(commands, local)
     enrol.add_command(commands, remote)
     galleries.add_commands(commands, remote)
     bench.add_command(commands, remote)
+    doctor.add_command(commands, remote)
     return top
 
 
