@@ -18,7 +18,7 @@ INSTALLED := $(VENV)/.installed-$(DEVICE)
 INSTALLED_DEV := $(VENV)/.installed-dev
 OTHER := $(if $(filter gpu,$(DEVICE)),cpu,gpu)
 
-.PHONY: help setup run test test-kills test-power-cuts fuzz soak-faults check format bench bench-verify bench-throughput bench-peers soak bench-detection bench-tilt bench-search bench-start accuracy accuracy-search train-demo lock clean
+.PHONY: help setup run test test-kills test-power-cuts fuzz soak-faults check format bench bench-verify bench-throughput bench-peers soak bench-detection bench-tilt bench-search bench-start bench-graphs accuracy accuracy-search accuracy-decisions accuracy-doctor accuracy-quality accuracy-templates accuracy-ambiguous calibrate-lfw train-demo lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -103,6 +103,10 @@ bench-start: $(INSTALLED_DEV) ## enrolment rate, and seconds until a service wit
 	@$(LIKENESS) pull open --data-dir $(DATA_DIR)
 	$(VENV)/bin/python -m tests.benchmarks.gallery_start --data-dir $(DATA_DIR)
 
+bench-graphs: $(INSTALLED_DEV) ## embedders as published against as adopted, and what each rewrite of a graph is worth
+	@$(LIKENESS) pull open --data-dir $(DATA_DIR)
+	$(VENV)/bin/python -m tests.benchmarks.graph_speed --data-dir $(DATA_DIR)
+
 LFW ?= ../shared/data/lfw
 accuracy: $(INSTALLED) ## LFW through the recognizer (LFW=folder with images/ and pairs.txt), report in reports/lfw
 	@$(LIKENESS) pull open --data-dir $(DATA_DIR)
@@ -111,6 +115,28 @@ accuracy: $(INSTALLED) ## LFW through the recognizer (LFW=folder with images/ an
 accuracy-search: $(INSTALLED) ## LFW, closed and open set, through the index (LFW=folder with images/), report in reports/lfw-search
 	@$(LIKENESS) pull open --data-dir $(DATA_DIR)
 	$(LIKENESS) evaluate lfw-search --data-dir $(DATA_DIR) --images $(LFW)/images --out reports/lfw-search
+
+LFW_PHOTOS = --data-dir $(DATA_DIR) --bundle $(BUNDLE) --images $(LFW)/images --cache reports/lfw-$(BUNDLE).npz
+LABEL_ERRORS := export/calibration/lfw-label-errors.txt
+
+calibrate-lfw: $(INSTALLED) ## thresholds of a bundle, from all pairs of LFW (LFW=, BUNDLE=), in reports/calibration-BUNDLE
+	$(LIKENESS) calibrate $(LFW_PHOTOS) --name lfw --without $(LABEL_ERRORS) --out reports/calibration-$(BUNDLE)
+
+accuracy-decisions: $(INSTALLED_DEV) ## are the promised FMR and FPIR kept on persons who were not calibrated on? (LFW=, BUNDLE=)
+	$(VENV)/bin/python -m tests.benchmarks.transferred_rates $(LFW_PHOTOS) --without $(LABEL_ERRORS)
+
+accuracy-doctor: $(INSTALLED_DEV) ## the gallery doctor on LFW with planted faults (LFW=, BUNDLE=)
+	$(VENV)/bin/python -m tests.benchmarks.planted_faults $(LFW_PHOTOS)
+
+accuracy-quality: $(INSTALLED_DEV) ## which measure of quality foretells errors, on worse copies of LFW (LFW=, BUNDLE=)
+	$(VENV)/bin/python -m tests.benchmarks.quality_limits --data-dir $(DATA_DIR) --bundle $(BUNDLE) --images $(LFW)/images \
+	  --cache reports/lfw-$(BUNDLE).npz
+
+accuracy-templates: $(INSTALLED_DEV) ## best of several photos against their mean (LFW=, BUNDLE=)
+	$(VENV)/bin/python -m tests.benchmarks.person_templates $(LFW_PHOTOS) --without $(LABEL_ERRORS)
+
+accuracy-ambiguous: $(INSTALLED_DEV) ## how close two persons above the threshold are (LFW=, BUNDLE=)
+	$(VENV)/bin/python -m tests.benchmarks.ambiguous_searches $(LFW_PHOTOS) --without $(LABEL_ERRORS)
 
 train-demo: $(INSTALLED_DEV) ## compare losses on unseen people of LFW (LFW=folder with images/), half an hour, report in reports/train-demo
 	@$(LIKENESS) pull open --data-dir $(DATA_DIR)

@@ -11,6 +11,7 @@ from typing import get_args
 
 from export.checkpoint import DETECTORS, ExportOptions, export_checkpoint
 from export.projection import Pca
+from service.cli.lfw_options import accuracy_line, add_lfw, lfw_of
 from service.errors import InvalidRequest, LikenessError
 from service.runtime.card import Card, Fusion, Licence
 from service.settings import read_settings
@@ -20,14 +21,15 @@ def main() -> int:
     """Export, and say what came of it."""
     args = _parser().parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
-    options = ExportOptions(
-        detector=args.detector,
-        licence=Licence(spdx=args.licence, url=args.licence_url, commercial_use=args.commercial_use),
-        fusion=args.fusion,
-        pca=Pca(args.pca, args.pca_dimension),
-        calibration=args.calibration,
-    )
     try:
+        options = ExportOptions(
+            detector=args.detector,
+            licence=Licence(spdx=args.licence, url=args.licence_url, commercial_use=args.commercial_use),
+            fusion=args.fusion,
+            pca=Pca(args.pca, args.pca_dimension),
+            calibration=args.calibration,
+            lfw=lfw_of(args),
+        )
         downloads = read_settings(data_dir=args.data_dir).data_dir / "downloads"
         card = export_checkpoint(args.checkpoint, args.out, downloads, options)
     except (LikenessError, OSError) as error:
@@ -50,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--calibration", type=Path, metavar="FILE", help="calibration.json that likeness evaluate wrote for this bundle"
     )
+    add_lfw(parser)
     parser.add_argument(
         "--licence",
         default="LicenseRef-unstated",
@@ -72,6 +75,8 @@ def _summary(card: Card, out: Path) -> str:
         f"  parity with torch in float64: cosine at least {parity.min_cosine:.7f} on {parity.crops} faces, "
         f"detector within {parity.detector_max_px:.4f} px of the published one",
     ]
+    if parity.accuracy is not None:
+        lines.append(accuracy_line(parity.accuracy))
     if card.calibration is None:
         lines.append("  no calibration: it verifies with --threshold; error rates need a measurement (--calibration)")
     return "\n".join(lines)

@@ -11,32 +11,42 @@ import onnx
 from insightface.utils.face_align import arcface_dst
 from onnx import ModelProto
 
+from export.accuracy import Lfw, compare_accuracy
 from export.calibration import shipped
 from export.catalog import Architecture, BundleRecipe, CatalogFile
 from export.centerface import adopt_centerface
 from export.embedder import CROP_SIZE, PLAIN, adopt_embedder, feature_dimension
 from export.embedder_file import read_embedder
 from export.graph import load_network
-from export.parity import measure_parity
-from export.place import move_into_place, point_link, sweep, sync
+from export.machine import fit_to_machine
+from export.parity import EXACT, measure_parity, published_embedder
+from export.place import move_into_place, point_link, same_but_measured, sweep, sync
 from export.projection import Projection
 from export.published import Features, onnx_detections
 from export.scrfd import adopt_scrfd
 from export.yunet import adopt_yunet
-from service.errors import BundleError, LikenessError
+from service.errors import BundleError, DeviceError, LikenessError
+from service.recognition.recognizer import Recognizer
 from service.runtime.bundle import CARD_FILE, bundles_dir, card_digest, open_bundle
 from service.runtime.card import (
     Alignment,
     Calibration,
     Card,
     EmbeddingContract,
+    GraphForm,
     Licence,
     Network,
     Parity,
     Preprocessing,
     Source,
 )
-from service.runtime.networks import METADATA_CONTRACT, METADATA_FUSION, RuntimeOptions, open_networks
+from service.runtime.networks import (
+    METADATA_CONTRACT,
+    METADATA_FUSION,
+    EmbedderNetwork,
+    RuntimeOptions,
+    open_networks,
+)
 
 DETECTOR_FILE, EMBEDDER_FILE = "detector.onnx", "embedder.onnx"
 # Their landmarks of tilted heads are true: turned by 20° a head is reported to be by 21°, where YuNet says 6°
@@ -52,6 +62,7 @@ class Draft:
     Attributes:
         recipe: names and describes it, and what it was made of.
         detector, embedder: the rewritten networks, as they will be served.
+        graph: what was rewritten in the embedder because it is faster here.
         projection: the one that the contract names.
         calibration: None for the one that comes with this program, if there is one.
     """
@@ -60,6 +71,7 @@ class Draft:
     contract: EmbeddingContract
     detector: bytes
     embedder: bytes
+    graph: GraphForm | None = None
     projection: Projection | None = None
     calibration: Calibration | None = None
 
@@ -80,6 +92,7 @@ class Draft:
             contract=self.contract,
             embedding_contract=contract,
             parity=parity,
+            graph=self.graph,
             calibration=self.calibration or shipped(self.recipe.name, contract, self.recipe.detector.sha256),
             straighten=self.recipe.detector.architecture not in _SEES_TILT,
         )
@@ -110,7 +123,7 @@ def adopt(recipe: BundleRecipe, detector: Path, embedder: Path, data_dir: Path) 
     home.mkdir(parents=True, exist_ok=True)
     sweep(home)
     with making_bundle(draft, (detector, features), home) as folder:
-        final = home / f"{recipe.name}-{card_digest(folder)}"
+        final = same_but_measured(home / recipe.name, folder) or home / f"{recipe.name}-{card_digest(folder)}"
         move_into_place(folder, final)
     point_link(home / recipe.name, final.name)
     return final
@@ -140,50 +153,77 @@ def make_draft(
         projection=None if projection is None else projection.digest(),
     )
     stamp = {METADATA_CONTRACT: contract.digest(), METADATA_FUSION: contract.fusion}
+    adopted = adopt_embedder(embedder, preprocessing, recipe.fusion, stamp, projection, alignment.size)
+    fitted, form = fit_to_machine(adopted, alignment.size)
     return Draft(
         recipe,
         contract,
-        _serialise(_ADOPT_DETECTOR[_architecture(recipe)](load_network(detector), {})),
-        _serialise(adopt_embedder(embedder, preprocessing, recipe.fusion, stamp, projection, alignment.size)),
+        serialise(_ADOPT_DETECTOR[_architecture(recipe)](load_network(detector), {})),
+        serialise(fitted),
+        form,
         projection,
     )
 
 
 @contextmanager
-def making_bundle(draft: Draft, published: tuple[Path, Features], home: Path) -> Iterator[Path]:
-    """Write the draft, measured, checked and flushed to disk, into a temporary folder in ``home``.
+def making_bundle(draft: Draft, published: tuple[Path, Features], home: Path, lfw: Lfw | None = None) -> Iterator[Path]:
+    """Measure the draft, and write it into a temporary folder in ``home``, see ``written``.
 
     Args:
         published: what it is measured against: the detector's file, and the embedder as ``measure_parity`` takes it.
-
-    Yields:
-        The bundle's folder, to be renamed; what is still there afterwards is removed.
+        lfw: where there are labelled pairs to compare accuracies on.
 
     Raises:
         BundleError: parity past its limit, or a bundle that contradicts itself.
     """
+    card = draft.card(_measure(draft, published, lfw))
+    with written(card, draft.detector, draft.embedder, home) as folder:
+        yield folder
+
+
+@contextmanager
+def written(card: Card, detector: bytes, embedder: bytes, home: Path) -> Iterator[Path]:
+    """Write a bundle, checked and flushed to disk, into a temporary folder in ``home``.
+
+    Yields:
+        The bundle's folder, to be renamed; what is still there afterwards is removed.
+    """
     with tempfile.TemporaryDirectory(prefix=".making-", dir=home) as making:
         folder = Path(making) / "bundle"
         folder.mkdir()
-        (folder / DETECTOR_FILE).write_bytes(draft.detector)
-        (folder / EMBEDDER_FILE).write_bytes(draft.embedder)
-        parity = _measure(draft, published)
-        (folder / CARD_FILE).write_text(draft.card(parity).to_json(), encoding="utf-8")
+        (folder / DETECTOR_FILE).write_bytes(detector)
+        (folder / EMBEDDER_FILE).write_bytes(embedder)
+        (folder / CARD_FILE).write_text(card.to_json(), encoding="utf-8")
         open_bundle(folder)
         sync(folder)
         yield folder
 
 
-def _measure(draft: Draft, published: tuple[Path, Features]) -> Parity:
+def _measure(draft: Draft, published: tuple[Path, Features], lfw: Lfw | None) -> Parity:
     """Parity of the very bytes that will be served, through the service's own runtime."""
+    contract, projection = draft.contract, draft.projection
     try:
-        networks = open_networks(draft.detector, draft.embedder, draft.contract, RuntimeOptions(provider="cpu"))
+        detector, embedder = open_networks(draft.detector, draft.embedder, contract, RuntimeOptions(provider="cpu"))
         detections = onnx_detections(published[0], _architecture(draft.recipe))
-        return measure_parity((detections, published[1]), *networks, draft.contract, draft.projection)
+        on_gpu = gpu_embedder(draft.detector, draft.embedder, contract)
+        parity = measure_parity((detections, published[1]), detector, embedder, contract, projection, on_gpu)
+        if lfw is None:
+            return parity
+        recognizer = Recognizer(detector, embedder, contract.alignment.template, contract.alignment.size)
+        before = published_embedder(published[1], contract, projection)
+        return parity.model_copy(update={"accuracy": compare_accuracy(lfw, recognizer, before, EXACT)})
     except LikenessError:
         raise
     except Exception as error:  # a graph that contradicts itself fails inside ONNX Runtime or numpy
         raise BundleError(f"The networks of {draft.recipe.name} cannot be run: {error}") from error
+
+
+def gpu_embedder(detector: bytes, embedder: bytes, contract: EmbeddingContract) -> EmbedderNetwork | None:
+    """The embedder on the GPU; None where there is none to run it."""
+    try:
+        return open_networks(detector, embedder, contract, RuntimeOptions(provider="cuda"))[1]
+    except DeviceError:
+        return None
 
 
 def _architecture(recipe: BundleRecipe) -> Architecture:
@@ -214,6 +254,7 @@ def _joint_licence(detector: Licence, embedder: Licence) -> Licence:
     return Licence(spdx=spdx, url=embedder.url, commercial_use=detector.commercial_use and embedder.commercial_use)
 
 
-def _serialise(model: ModelProto) -> bytes:
+def serialise(model: ModelProto) -> bytes:
+    """The bytes of a network, the same for the same graph."""
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString(deterministic=True))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 from torch import nn
 
+from export.accuracy import Lfw
 from export.adopt import make_draft
 from export.catalog import Backbone, BundleRecipe, CatalogFile, load_catalog
 from export.embedder import CROP_SIZE
@@ -45,6 +46,7 @@ class ExportOptions:
         fusion: how the features of a crop and its mirror image are joined; training validates with ``sum``.
         pca: the one that follows the fusion, if one is asked for.
         calibration: ``calibration.json`` of an evaluation of this very bundle.
+        lfw: labelled pairs to compare the accuracy before and after on.
     """
 
     detector: str
@@ -52,6 +54,7 @@ class ExportOptions:
     fusion: Fusion = "sum"
     pca: Pca = NO_PCA
     calibration: Path | None = None
+    lfw: Lfw | None = None
 
 
 def export_checkpoint(path: Path, out: Path, downloads: Path, options: ExportOptions) -> Card:
@@ -85,7 +88,7 @@ def export_checkpoint(path: Path, out: Path, downloads: Path, options: ExportOpt
         trained.alignment,
         projection,
     )
-    return make_folder(draft, (detector, torch_features(checkpoint.backbone)), out, options.calibration)
+    return make_folder(draft, (detector, torch_features(checkpoint.backbone)), out, options.calibration, options.lfw)
 
 
 def published_embedder(path: Path, backbone: Backbone) -> tuple[ModelProto, Features]:

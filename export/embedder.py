@@ -52,7 +52,7 @@ def adopt_embedder(
     features, features_dim = graph.output[0].name, feature_dimension(model)
 
     g.drop_identities(graph)
-    g.expand_prelu(graph)
+    g.fold_constants(model)
     before = _prepare(graph, images[0].name, preprocessing, fusion)
     after, fused, dimension = _fuse(model, features, features_dim, fusion)
     after.append(g.reduce(model, "ReduceL2", fused, "feature_norm", axis=1))

@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from export.accuracy import Lfw
 from export.adopt import Draft, making_bundle
 from export.published import Features
 from service.errors import InvalidRequest
@@ -19,13 +20,16 @@ def check_folder(out: Path, name: str) -> None:
         raise InvalidRequest(f"{out} exists already; give a folder that is not there.")
 
 
-def make_folder(draft: Draft, published: tuple[Path, Features], out: Path, calibration: Path | None) -> Card:
+def make_folder(
+    draft: Draft, published: tuple[Path, Features], out: Path, calibration: Path | None, lfw: Lfw | None = None
+) -> Card:
     """Make the bundle in ``out``, all or nothing.
 
     Args:
         published: what it is measured against, as ``making_bundle`` takes it.
         out: a folder that is not there yet.
         calibration: ``calibration.json`` of an evaluation of this very bundle.
+        lfw: labelled pairs to compare accuracies on.
 
     Raises:
         InvalidRequest: the calibration is of another bundle.
@@ -34,7 +38,7 @@ def make_folder(draft: Draft, published: tuple[Path, Features], out: Path, calib
     if calibration is not None:
         draft = replace(draft, calibration=_calibration(calibration, draft))
     out.parent.mkdir(parents=True, exist_ok=True)
-    with making_bundle(draft, published, out.parent) as folder:
+    with making_bundle(draft, published, out.parent, lfw) as folder:
         folder.rename(out)
     return open_bundle(out).card
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from export.accuracy import Lfw
 from export.adopt import default_alignment, make_draft
 from export.catalog import BundleRecipe, CatalogFile, load_catalog
 from export.embedder import PLAIN, feature_dimension
@@ -43,6 +44,7 @@ class AdoptOptions:
         accepted: names (SPDX) of licences without commercial use that are accepted, for the detector.
         pca: the one that follows the fusion, if one is asked for.
         calibration: ``calibration.json`` of an evaluation of this very bundle.
+        lfw: labelled pairs to compare the accuracy before and after on.
     """
 
     preprocessing: Preprocessing
@@ -53,6 +55,7 @@ class AdoptOptions:
     accepted: Collection[str] = ()
     pca: Pca = NO_PCA
     calibration: Path | None = None
+    lfw: Lfw | None = None
 
 
 def preset(name: str) -> Preprocessing:
@@ -85,7 +88,7 @@ def adopt_file(path: Path, out: Path, name: str, downloads: Path, options: Adopt
     projection = options.pca.fit(feature_dimension(model), options.fusion)
     detector = fetch(recipe.detector, downloads)
     draft = make_draft(recipe, detector, model, options.preprocessing, default_alignment(), projection)
-    return make_folder(draft, (detector, features), out, options.calibration)
+    return make_folder(draft, (detector, features), out, options.calibration, options.lfw)
 
 
 def _recipe(path: Path, name: str, options: AdoptOptions) -> BundleRecipe:

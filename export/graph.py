@@ -2,17 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx
 import onnx.version_converter
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from service.errors import BundleError
 
 # Operators used by the rewrites (Range, Slice with inputs, Reshape with 0) are all there since opset 11.
 OLDEST_OPSET = 11
+
+_RESHAPING = frozenset({"Constant", "Unsqueeze", "Squeeze", "Transpose", "Reshape"})
 
 
 def load_network(path: Path) -> ModelProto:
@@ -100,14 +104,18 @@ def reduce(model: ModelProto, op: str, source: str, output: str, axis: int, keep
 
 
 def drop_identities(graph: GraphProto) -> None:
-    """Read what an Identity copies instead of the copy; torch's exporter has one for every weight equal to another."""
+    """Read what an Identity copies instead of the copy; torch's exporter has one for every weight equal to another.
+
+    A Dropout is one, too, as long as nobody reads its mask.
+    """
     outputs = {output.name for output in graph.output}
     copies: dict[str, str] = {}
     kept: list[NodeProto] = []
     for node in graph.node:
         for index, name in enumerate(node.input):
             node.input[index] = copies.get(name, name)
-        if node.op_type == "Identity" and node.output[0] not in outputs:
+        identity = node.op_type == "Identity" or (node.op_type == "Dropout" and len(node.input) == 1)
+        if identity and list(node.output) == [node.output[0]] and node.output[0] not in outputs:
             copies[node.output[0]] = node.input[0]
         else:
             kept.append(node)
@@ -115,31 +123,45 @@ def drop_identities(graph: GraphProto) -> None:
     graph.node.extend(kept)
 
 
-def expand_prelu(graph: GraphProto) -> int:
-    """Rewrite every PRelu exactly as ``a·x + (1 − a)·relu(x)``; returns how many.
+def fold_constants(model: ModelProto) -> int:
+    """Carry out what only reshapes constants; exporters leave such nodes between a weight and its user.
 
-    ONNX Runtime's PRelu leaves the blocked memory layout of its convolutions on CPU; Mul, Relu and Add stay in it.
+    Returns:
+        how many nodes went.
     """
+    graph = model.graph
     known = weights(graph)
-    rewritten: list[NodeProto] = []
-    count = 0
+    outputs = {output.name for output in graph.output}
+    kept: list[NodeProto] = []
     for node in graph.node:
-        if node.op_type != "PRelu" or node.input[1] not in known:
-            rewritten.append(node)
+        constant = node.op_type in _RESHAPING and all(name in known for name in node.input)
+        if not constant or len(node.output) != 1 or node.output[0] in outputs:
+            kept.append(node)
             continue
-        x, slope_name, y = node.input[0], node.input[1], node.output[0]
-        slope = known[slope_name]
-        rest = set_weight(graph, f"{y}/one_minus_slope", (1.0 - slope.astype(np.float64)).astype(np.float32))
-        rewritten += [
-            helper.make_node("Relu", [x], [f"{y}/relu"]),
-            helper.make_node("Mul", [x, slope_name], [f"{y}/linear"]),
-            helper.make_node("Mul", [f"{y}/relu", rest], [f"{y}/rectified"]),
-            helper.make_node("Add", [f"{y}/linear", f"{y}/rectified"], [y]),
-        ]
-        count += 1
-    del graph.node[:]
-    graph.node.extend(rewritten)
+        alone = helper.make_graph([node], "constant", [], [helper.make_empty_tensor_value_info(node.output[0])])
+        alone.initializer.extend(numpy_helper.from_array(known[name], name) for name in node.input)
+        evaluator = ReferenceEvaluator(helper.make_model(alone, opset_imports=model.opset_import))
+        [value] = cast(list[NDArray[np.float32]], evaluator.run(None, {}))
+        known[set_weight(graph, node.output[0], value)] = value
+    count = len(graph.node) - len(kept)
+    keep(graph, kept)
     return count
+
+
+def keep(graph: GraphProto, nodes: Sequence[NodeProto]) -> None:
+    """Set the graph's nodes; weights that nobody reads any more go."""
+    del graph.node[:]
+    graph.node.extend(nodes)
+    read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    kept = [tensor for tensor in graph.initializer if tensor.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
+def stamp(model: ModelProto, metadata: Mapping[str, str]) -> None:
+    """Write ``metadata`` into the file, in the place of what was there."""
+    del model.metadata_props[:]
+    helper.set_model_props(model, dict(metadata))
 
 
 def finish(model: ModelProto, metadata: Mapping[str, str]) -> ModelProto:
@@ -148,8 +170,7 @@ def finish(model: ModelProto, metadata: Mapping[str, str]) -> ModelProto:
     Raises:
         BundleError: the rewritten graph is not valid ONNX.
     """
-    del model.metadata_props[:]
-    helper.set_model_props(model, dict(metadata))
+    stamp(model, metadata)
     model.producer_name, model.producer_version = "likeness", ""
     # IR 4 is the first that lets weights be initializers without being inputs.
     model.ir_version = max(model.ir_version, 8)

@@ -4,6 +4,11 @@ The published side is run the slow, obvious way: one crop at a time, mirrored wi
 projected in float64; anchors decoded by numpy (``export.published``). Past a limit there is no bundle.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
 import cv2
 import numpy as np
 from insightface.data import get_image
@@ -14,16 +19,59 @@ from export.published import Detections, Features
 from service.errors import BundleError
 from service.recognition.recognizer import Recognizer
 from service.recognition.types import Detector, Embedder, Image
-from service.runtime.card import EmbeddingContract, Parity
+from service.runtime.card import EmbeddingContract, Parity, Precision, ProviderParity
 
-MIN_COSINE = 0.99999
-MAX_BATCH_DEVIATION = 1e-5
 MAX_DETECTOR_PX = 0.05
 MAX_DETECTOR_SCORE = 1e-4
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an embedder may differ by from what it was made of.
+
+    Attributes:
+        min_cosine: of a crop's embedding before and after.
+        max_batch_deviation: of one component, between a batch and single crops.
+        max_accuracy_drop: on labelled pairs, as a share of them.
+    """
+
+    min_cosine: float
+    max_batch_deviation: float
+    max_accuracy_drop: float
+
+
+EXACT = Limits(min_cosine=0.99999, max_batch_deviation=1e-5, max_accuracy_drop=0.001)
+# A rounding that goes the other way in a batch is one step of a quantised value.
+LIMITS: Mapping[Precision, Limits] = MappingProxyType(
+    {
+        "float32": EXACT,
+        "float16": Limits(0.9999, 1e-3, 0.001),
+        "int8-weights": Limits(0.999, 1e-4, 0.002),
+        "int8": Limits(0.99, 1e-2, 0.002),
+    }
+)
+# On a GPU, convolutions round their factors to TF32 (10 bits), and which algorithm runs may hang on the batch.
+MIN_COSINE_ON_GPU, MAX_BATCH_DEVIATION_ON_GPU = 0.9999, 1e-3
 
 # A group photo that comes with insightface: six people, so there are real crops on every machine.
 GROUP_PHOTO = "t1"
 _SIDE = 640  # of the square that published detectors are given; YuNet takes no other
+
+
+@dataclass(frozen=True)
+class Closeness:
+    """How close an embedder is to another: see the fields of ``Parity``."""
+
+    crops: int
+    min_cosine: float
+    max_abs_deviation: float
+    max_batch_deviation: float
+
+    def require(self, limits: Limits, where: str = "") -> None:
+        """Raises BundleError past a limit. Compared so that a NaN, which is no number to hold against one, fails."""
+        require(f"the cosine to the published embedder{where}", self.min_cosine, limits.min_cosine, at_least=True)
+        batch = f"the difference between a batch and single crops{where}"
+        require(batch, self.max_batch_deviation, limits.max_batch_deviation)
 
 
 def measure_parity(
@@ -32,6 +80,7 @@ def measure_parity(
     embedder: Embedder,
     contract: EmbeddingContract,
     projection: Projection | None = None,
+    gpu: Embedder | None = None,
 ) -> Parity:
     """Compare an adopted detector and embedder with what they were made from.
 
@@ -39,37 +88,87 @@ def measure_parity(
         published: detector and embedder as they were before.
         detector, embedder: the adopted networks, as the service runs them.
         projection: the one that the contract names, if it names one.
+        gpu: the adopted embedder on the GPU, where there is one.
 
     Raises:
         BundleError: a deviation is past its limit; the message gives the figure.
     """
-    photo = Image(np.ascontiguousarray(get_image(GROUP_PHOTO)[:, :, ::-1]))
-    recognizer = Recognizer(detector, embedder, contract.alignment.template, contract.alignment.size)
+    photo = group_photo()
+    crops = face_crops(Recognizer(detector, embedder, contract.alignment.template, contract.alignment.size))
+    expected = published_embedder(published[1], contract, projection)(crops)[0]
+    found = closeness(expected, embedder, crops)
+    box_px, score = _detector_deviation(published[0], detector, photo)
+    found.require(EXACT)
+    require("the detector's deviation in pixels", box_px, MAX_DETECTOR_PX)
+    require("the detector's deviation in score", score, MAX_DETECTOR_SCORE)
+    return Parity(
+        crops=found.crops,
+        min_cosine=found.min_cosine,
+        max_abs_deviation=found.max_abs_deviation,
+        max_batch_deviation=found.max_batch_deviation,
+        detector_max_px=box_px,
+        detector_max_score=score,
+        gpu=None if gpu is None else parity_on_gpu(expected, gpu, crops, EXACT),
+    )
+
+
+def parity_on_gpu(
+    expected: NDArray[np.floating[Any]], embedder: Embedder, crops: NDArray[np.uint8], limits: Limits
+) -> ProviderParity:
+    """Raises BundleError past the wider of the precision's and the GPU's own limits."""
+    found = closeness(expected, embedder, crops)
+    wider = Limits(
+        min(limits.min_cosine, MIN_COSINE_ON_GPU),
+        max(limits.max_batch_deviation, MAX_BATCH_DEVIATION_ON_GPU),
+        limits.max_accuracy_drop,
+    )
+    found.require(wider, " on the GPU")
+    return ProviderParity(
+        provider="CUDAExecutionProvider",
+        min_cosine=found.min_cosine,
+        max_abs_deviation=found.max_abs_deviation,
+        max_batch_deviation=found.max_batch_deviation,
+    )
+
+
+def closeness(expected: NDArray[np.floating[Any]], embedder: Embedder, crops: NDArray[np.uint8]) -> Closeness:
+    """Of ``embedder`` to the embeddings (n, d) that are expected of the crops."""
+    batch, _ = embedder(crops)
+    alone = np.concatenate([embedder(crop[None])[0] for crop in crops])
+    return Closeness(
+        crops=len(crops),
+        min_cosine=float(np.min(np.sum(expected.astype(np.float64) * batch, axis=1))),
+        max_abs_deviation=float(np.abs(expected - batch).max()),
+        max_batch_deviation=float(np.abs(batch - alone).max()),
+    )
+
+
+def group_photo() -> Image:
+    """The photo that parity is measured on."""
+    return Image(np.ascontiguousarray(get_image(GROUP_PHOTO)[:, :, ::-1]))
+
+
+def face_crops(recognizer: Recognizer) -> NDArray[np.uint8]:
+    """Aligned faces (n, size, size, 3) of the group photo.
+
+    Raises:
+        BundleError: none is found.
+    """
+    photo = group_photo()
     crops = [recognizer.crop(photo, face) for face in recognizer.detect(photo)]
     if not crops:
         raise BundleError("The adopted detector finds no face in the photo that parity is measured on.")
-    expected = np.stack([_embed_slowly(published[1], crop, contract, projection) for crop in crops])
-    batch, _ = embedder(np.stack(crops))
-    alone = np.concatenate([embedder(crop[None])[0] for crop in crops])
-    box_px, score = _detector_deviation(published[0], detector, photo)
-    cosine = float(np.min(np.sum(expected * batch, axis=1)))
-    batch_deviation = float(np.abs(batch - alone).max())
-    # Compared so that a NaN, which is no number to hold against a limit, does not pass.
-    _require("the cosine to the published embedder", cosine, cosine >= MIN_COSINE, MIN_COSINE)
-    for what, value, limit in (
-        ("the difference between a batch and single crops", batch_deviation, MAX_BATCH_DEVIATION),
-        ("the detector's deviation in pixels", box_px, MAX_DETECTOR_PX),
-        ("the detector's deviation in score", score, MAX_DETECTOR_SCORE),
-    ):
-        _require(what, value, value <= limit, limit)
-    return Parity(
-        crops=len(crops),
-        min_cosine=cosine,
-        max_abs_deviation=float(np.abs(expected - batch).max()),
-        max_batch_deviation=batch_deviation,
-        detector_max_px=box_px,
-        detector_max_score=score,
-    )
+    return np.stack(crops)
+
+
+def published_embedder(features: Features, contract: EmbeddingContract, projection: Projection | None) -> Embedder:
+    """A published embedder as the recognizer calls one: crop by crop, all but the network in float64."""
+
+    def embed(crops: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        found = [_embed_slowly(features, crop, contract, projection) for crop in crops]
+        return np.stack(found).astype(np.float32), np.ones(len(crops), np.float32)
+
+    return embed
 
 
 def _embed_slowly(
@@ -106,6 +205,7 @@ def _detector_deviation(detections: Detections, detector: Detector, photo: Image
     return px, float(np.abs(found[1] - expected[1])[seen].max())
 
 
-def _require(what: str, value: float, within: bool, limit: float) -> None:
-    if not within:
+def require(what: str, value: float, limit: float, at_least: bool = False) -> None:
+    """Raises BundleError unless the value is within the limit; a NaN never is."""
+    if not (value >= limit if at_least else value <= limit):
         raise BundleError(f"Parity failed: {what} is {value:.8g}, the limit is {limit:g}. No bundle was made.")

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from service.decision.quality_policy import QualityPolicy, require_quality
 from service.decision.thresholds import OperatingPoint, Thresholds
 from service.errors import InvalidRequest, ModelMismatch
 from service.metrics import stage
@@ -104,11 +105,17 @@ class Engine:
         embedded = self._embedded(image, faces)
         return image, [(_measured(e), e) for e in embedded]
 
-    def subject(self, content: bytes, policy: OneFacePolicy, name: str) -> Subject:
-        """The one person that an encoded photo is about; ``name`` stands for the photo in error messages."""
+    def subject(self, content: bytes, policy: OneFacePolicy, name: str, quality: QualityPolicy = "off") -> Subject:
+        """The one person that an encoded photo is about; ``name`` stands for the photo in error messages.
+
+        Raises:
+            UnusableInput: no face, several, or one below the limits of the ``quality`` policy.
+        """
         image, [face], faces_found = self._faces(content, policy, name)
         [embedded] = self._embedded(image, [face])
-        return Subject(_measured(embedded), embedded, faces_found)
+        found = _measured(embedded)
+        require_quality(found.quality, quality, self.card.calibration, name)
+        return Subject(found, embedded, faces_found)
 
     def compare(self, a: Sequence[float], b: Sequence[float], contract: str, point: OperatingPoint) -> Comparison:
         """Two embeddings made earlier.
@@ -164,7 +171,7 @@ class Engine:
 
 
 def _measured(embedded: EmbeddedFace) -> FoundFace:
-    return FoundFace(embedded.face, measure(embedded.face, embedded.crop))
+    return FoundFace(embedded.face, measure(embedded.face, embedded.crop, embedded.feature_norm))
 
 
 def compare_subjects(a: Subject, b: Subject, point: OperatingPoint) -> Comparison:

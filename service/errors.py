@@ -10,6 +10,7 @@
     │   ├── FaceNotFound
     │   ├── MultipleFaces
     │   ├── FaceTooSmall
+    │   ├── FaceQualityTooLow         below the limits of the quality policy
     │   ├── ModelMismatch             embeddings of two different contracts
     │   ├── Missing
     │   │   ├── GalleryNotFound
@@ -76,6 +77,10 @@ class MultipleFaces(UnusableInput):
 
 class FaceTooSmall(UnusableInput):
     """The face has too few pixels to be compared."""
+
+
+class FaceQualityTooLow(UnusableInput):
+    """The face is below the limits of the quality policy; the reasons are in ``details``."""
 
 
 class ModelMismatch(UnusableInput):

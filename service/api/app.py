@@ -16,7 +16,7 @@ from service.api.context import RequestContext
 from service.api.document import describe, name_operation
 from service.api.guard import Guard, admit
 from service.api.intake import Intake
-from service.api.routes import bulk, faces, health, metrics, photos
+from service.api.routes import bulk, faces, health, metrics, photos, report
 from service.api.routes import galleries as gallery_routes
 from service.engine import Engine
 from service.gallery.gallery import Galleries
@@ -108,6 +108,7 @@ def create_app(
         app.include_router(gallery_routes.router)
         app.include_router(faces.router)
         app.include_router(bulk.router)
+        app.include_router(report.router)
     return app
 
 

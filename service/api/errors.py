@@ -40,6 +40,7 @@ STATUS_AND_CODE: Mapping[type[errors.LikenessError], tuple[int, str]] = {
     errors.FaceNotFound: (422, "face_not_found"),
     errors.MultipleFaces: (422, "multiple_faces"),
     errors.FaceTooSmall: (422, "face_too_small"),
+    errors.FaceQualityTooLow: (422, "face_quality_too_low"),
     errors.UnusableInput: (422, "invalid_request"),
     errors.InvalidRequest: (422, "invalid_request"),
     errors.RateLimited: (429, "rate_limited"),

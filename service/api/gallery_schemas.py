@@ -17,8 +17,10 @@ from pydantic import (
 )
 
 from service.api.bodies import Photo, RequestBody
-from service.api.schemas import Box, Fmr, RawThreshold
-from service.decision.searches import SearchPoint
+from service.api.schemas import Box, Extrapolate, Fmr, RawThreshold
+from service.decision.curve import Interval
+from service.decision.quality_policy import QualityPolicy
+from service.decision.searches import SearchPoint, Wanted
 from service.gallery.gallery import Candidate
 from service.gallery.records import FaceRecord, GalleryRecord, PersonRecord
 from service.recognition.select import FacePolicy, OneFacePolicy
@@ -83,6 +85,7 @@ class EnrolRequest(RequestBody):
 
     images: Annotated[list[Photo], Field(min_length=1, max_length=MOST_PHOTOS)] | None = None
     faces: OneFacePolicy = "single"
+    quality: QualityPolicy = "enrol"
     face_ids: Annotated[list[Id], Field(max_length=MOST_PHOTOS)] | None = None
     embeddings: Annotated[list[TemplateIn], Field(min_length=1, max_length=1000)] | None = None
     embedding_contract: Annotated[str, Field(max_length=256)] | None = None
@@ -102,6 +105,11 @@ class _Searched(RequestBody):
     fpir: Annotated[float, Field(gt=0, lt=1, description="rate of searches that identify a stranger")] | None = None
     fmr: Fmr | None = None
     threshold: RawThreshold | None = None
+    extrapolate: Extrapolate = False
+
+    @property
+    def wanted(self) -> Wanted:
+        return Wanted(self.fpir, self.fmr, self.threshold, self.extrapolate)
 
 
 class SearchRequest(_Searched):
@@ -113,6 +121,7 @@ class SearchRequest(_Searched):
 
     image: Photo | None = None
     faces: FacePolicy = "single"
+    quality: QualityPolicy = "off"
     embedding: Vector | None = None
     embedding_contract: Annotated[str, Field(max_length=256)] | None = None
     top_k: Annotated[int, Field(ge=1, le=100)] = 5
@@ -133,8 +142,10 @@ class VerifyPersonRequest(RequestBody):
 
     image: Photo
     faces: OneFacePolicy = "single"
+    quality: QualityPolicy = "off"
     fmr: Fmr | None = None
     threshold: RawThreshold | None = None
+    extrapolate: Extrapolate = False
 
 
 class GalleryOut(BaseModel):
@@ -228,6 +239,10 @@ class SearchPointOut(BaseModel):
     fmr: float | None
     fpir: float | None
     calibration_id: str | None
+    fnir: Annotated[float | None, Field(description="rate of searches that miss a person who is enrolled")]
+    fmr_interval: Interval | None
+    fpir_interval: Interval | None
+    extrapolated: Annotated[bool, Field(description="the rates follow from a fitted tail, not from counts")]
 
     @classmethod
     def of(cls, point: SearchPoint) -> "SearchPointOut":
@@ -255,6 +270,8 @@ class CandidateOut(BaseModel):
 class ProbeOut(BaseModel):
     box: Box | None
     decision: Literal["identified", "unknown"]
+    margin: Annotated[float | None, Field(description="similarity of the first candidate less that of the second")]
+    ambiguous: Annotated[bool, Field(description="two persons reach the threshold and are close together")]
     candidates: list[CandidateOut]
 
 

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from service.cli.lfw_options import accuracy_line, add_lfw, lfw_of
 from service.cli.options import settings_of
 from service.errors import InvalidRequest
 from service.runtime.card import Licence, Preprocessing
@@ -35,6 +36,7 @@ def add_command(commands: Any, common: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--calibration", type=Path, metavar="FILE", help="calibration.json that likeness evaluate wrote for this bundle"
     )
+    add_lfw(command)
     command.add_argument(
         "--licence", default="LicenseRef-unstated", metavar="SPDX", help="of the weights (default: LicenseRef-unstated)"
     )
@@ -59,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
         accepted=args.accept_license,
         pca=Pca(args.pca, args.pca_dimension),
         calibration=args.calibration,
+        lfw=lfw_of(args),
     )
     card = adopt_file(args.model, out, args.name or out.name, settings_of(args).data_dir / "downloads", options)
     if args.json:
@@ -72,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
         f"  {card.contract.dimension} dimensions; parity with the file: cosine at least "
         f"{card.parity.min_cosine:.7f} on {card.parity.crops} faces"
     )
+    if card.parity.accuracy is not None:
+        print(accuracy_line(card.parity.accuracy))
     if card.calibration is None:
         print("  no calibration: it verifies with --threshold; error rates need a measurement (--calibration)")
     return 0

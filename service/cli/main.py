@@ -13,7 +13,23 @@ from pathlib import Path
 
 from service import __version__
 from service.api.errors import status_and_code
-from service.cli import adopt, audit, bench, client, enrol, evaluate, galleries, keys, photos, pull, serve, tune
+from service.cli import (
+    adopt,
+    audit,
+    bench,
+    calibrate,
+    client,
+    doctor,
+    enrol,
+    evaluate,
+    galleries,
+    keys,
+    photos,
+    pull,
+    quantize,
+    serve,
+    tune,
+)
 from service.errors import InvalidRequest, LikenessError, Unavailable
 
 EXIT_DONE, EXIT_NO_MATCH, EXIT_WRONG_USE, EXIT_UNUSABLE, EXIT_UNAVAILABLE = range(5)
@@ -56,15 +72,18 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     pull.add_command(commands, common)
     adopt.add_command(commands, common)
+    quantize.add_command(commands, common)
     serve.add_command(commands, local)
     tune.add_command(commands, local)
     photos.add_commands(commands, local)
     evaluate.add_command(commands, local)
+    calibrate.add_command(commands, local)
     enrol.add_command(commands, remote)
     galleries.add_commands(commands, remote)
     keys.add_command(commands, common)
     audit.add_command(commands, common)
     bench.add_command(commands, remote)
+    doctor.add_command(commands, remote)
     return top
 
 

@@ -38,10 +38,17 @@ class Candidate:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """Candidates of each probe, best first, and how many persons and faces were searched."""
+    """Candidates of each probe, best first, and what was searched.
+
+    Attributes:
+        persons: how many, also those without a face, who cannot be found.
+        faces: of the gallery.
+        sizes: how many of the persons searched have so many faces.
+    """
 
     persons: int
     faces: int
+    sizes: Mapping[int, int]
     candidates: tuple[tuple[Candidate, ...], ...]
 
 
@@ -186,7 +193,8 @@ class Galleries:
                     for rank, hit in enumerate(alive, start=1)
                 )
             )
-        return SearchResult(record.persons if persons is None else len(persons), record.faces, tuple(candidates))
+        searched = record.persons if persons is None else len(persons)
+        return SearchResult(searched, record.faces, opened.segment.sizes(persons), tuple(candidates))
 
     def person_embeddings(self, gallery: str, person: str) -> NDArray[np.float32]:
         """All enrolled templates of one person, (n, d)."""

@@ -25,6 +25,7 @@ __all__ = [
     "RuntimeOptions",
     "available_cores",
     "choose_provider",
+    "open_embedder_session",
     "open_networks",
 ]
 
@@ -115,6 +116,19 @@ def open_networks(
             _runner(embedder, EMBEDDER_OUTPUTS, provider, options.gpu, shapes[1]), found[1], contract.dimension
         ),
     )
+
+
+def open_embedder_session(model: bytes, size: int, options: RuntimeOptions) -> ort.InferenceSession:
+    """An embedder of crops of ``size`` pixels as the service would run it, unchecked: for measurements while a bundle
+    is being made.
+
+    Raises:
+        BundleError: ONNX Runtime cannot load it.
+        DeviceError: the provider asked for is not available.
+    """
+    provider = choose_provider(options.provider, options.gpu)
+    prepare(provider, options.gpu)
+    return open_session(model, "embedder", provider, options, _embedder_shapes(size))
 
 
 def in_parts(run: Run, most: int) -> Run:

@@ -1,6 +1,6 @@
 """Tilted heads: the tilt that landmarks show, and what it does to the embedding, with and without straightening.
 
-    python -m tests.benchmarks.tilted_heads --images LFW/images [--data-dir data] [--faces 25]
+    python -m tests.benchmarks.tilted_heads --images LFW/images [--data-dir data] [--bundle open] [--faces 25]
 
 Photos of LFW are turned about their middle. Given are the median tilt of the landmarks, relative to the photo as it
 is, and the cosine between the embedding of the turned and of the upright photo.
@@ -25,9 +25,10 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--images", type=Path, required=True)
     arguments.add_argument("--data-dir", type=Path)
+    arguments.add_argument("--bundle")
     arguments.add_argument("--faces", type=int, default=25)
     args = arguments.parse_args()
-    engine = load_engine(read_settings(data_dir=args.data_dir))
+    engine = load_engine(read_settings(data_dir=args.data_dir, bundle=args.bundle))
     paths = sorted(args.images.glob("*/*_0001.jpg"))
     chosen = np.random.default_rng(3).choice(len(paths), args.faces, replace=False)
     photos = [engine.recognizer.decode(paths[i].read_bytes()) for i in chosen]

@@ -46,70 +46,6 @@ def run(model: ModelProto, x: NDArray[np.generic]) -> NDArray[np.float32]:
     return session.run(["y"], {"x": x})[0]
 
 
-@pytest.mark.parametrize(
-    "slopes",
-    [[-0.7, 0.0, 1.0, 3.25], [0.1, 0.25, 1 / 3, 0.9], [-2.0, 1.0000001, 1e-6, -1e-6]],
-    ids=["negative, zero, one, large", "usual", "nearly nothing"],
-)
-@pytest.mark.parametrize("shape", [(4, 1, 1), (1,)])
-def test_expanded_prelu_is_the_formula(slopes: list[float], shape: tuple[int, ...]) -> None:
-    slope = np.array(slopes[: shape[0]], np.float32).reshape(shape)
-    model = network(
-        [helper.make_node("PRelu", ["x", "slope"], ["y"])], (FLOAT, [2, 4, 5, 6]), [2, 4, 5, 6], {"slope": slope}
-    )
-    assert g.expand_prelu(model.graph) == 1
-    assert "PRelu" not in {node.op_type for node in model.graph.node}
-    g.finish(model, {})
-
-    x = np.random.default_rng(1).normal(0, 40, (2, 4, 5, 6)).astype(np.float32)
-    x[0, :, 0, :3] = [0.0, -1e-30, 1e30]
-    exact = np.where(x >= 0, x, x.astype(np.float64) * slope.astype(np.float64))
-    # Two products and one sum of float32: each rounds by at most half a unit of what it works on.
-    largest = np.abs(x.astype(np.float64)) * np.maximum(np.abs(slope), np.abs(1.0 - slope)).clip(1)
-    assert np.all(np.abs(run(model, x) - exact) <= 3 * np.finfo(np.float32).eps / 2 * largest + 1e-37)
-
-
-def test_negative_values_keep_every_bit_of_their_prelu() -> None:
-    slope = np.array([-0.7, 0.1, 1 / 3, 3.25], np.float32).reshape(4, 1, 1)
-    nodes = [helper.make_node("PRelu", ["x", "slope"], ["y"])]
-    before = network(nodes, (FLOAT, [1, 4, 3, 3]), [1, 4, 3, 3], {"slope": slope})
-    after = network(nodes, (FLOAT, [1, 4, 3, 3]), [1, 4, 3, 3], {"slope": slope})
-    g.expand_prelu(after.graph)
-    x = -np.random.default_rng(2).uniform(0, 255, (1, 4, 3, 3)).astype(np.float32)
-    assert np.array_equal(run(after, x), run(before, x))
-
-
-def test_several_prelus_are_expanded_and_other_nodes_stay_where_they_are() -> None:
-    weights = {
-        "s1": np.full((3, 1, 1), 0.2, np.float32),
-        "s2": np.array([-0.5, 1.5, 0.0], np.float32).reshape(3, 1, 1),
-        "half": np.array(0.5, np.float32),
-    }
-    nodes = [
-        helper.make_node("PRelu", ["x", "s1"], ["a"]),
-        helper.make_node("Sub", ["a", "half"], ["b"]),
-        helper.make_node("PRelu", ["b", "s2"], ["c"]),
-        helper.make_node("PRelu", ["c", "s2"], ["y"]),  # one slope, two users
-    ]
-    model = network(nodes, (FLOAT, [1, 3, 4, 4]), [1, 3, 4, 4], weights)
-    x = np.random.default_rng(3).normal(0, 2, (1, 3, 4, 4)).astype(np.float32)
-    before = run(model, x)
-    assert g.expand_prelu(model.graph) == 3
-    assert [node.op_type for node in model.graph.node].count("Sub") == 1
-    g.finish(model, {})
-    assert np.allclose(run(model, x), before, rtol=0, atol=1e-6)
-
-
-def test_a_prelu_whose_slope_is_computed_is_left_alone() -> None:
-    nodes = [
-        helper.make_node("Abs", ["s"], ["slope"]),
-        helper.make_node("PRelu", ["x", "slope"], ["y"]),
-    ]
-    model = network(nodes, (FLOAT, [1, 1, 2, 2]), [1, 1, 2, 2], {"s": np.full((1, 1, 1), -0.5, np.float32)})
-    assert g.expand_prelu(model.graph) == 0
-    assert [node.op_type for node in model.graph.node] == ["Abs", "PRelu"]
-
-
 def test_images_become_planes_with_their_values_unchanged() -> None:
     model = network(g.images_to_planes("x", "y"), (UINT8, ["n", "h", "w", 3]), ["n", 3, "h", "w"])
     g.finish(model, {})
@@ -217,3 +153,32 @@ def test_a_network_without_any_standard_operator_is_refused(tmp_path: Path) -> N
     onnx.save(network([scaler], (FLOAT, [1, 4]), [1, 4], domain="ai.onnx.ml", opset=3), tmp_path / "ml.onnx")
     with pytest.raises(BundleError, match=r"ml\.onnx"):
         g.load_network(tmp_path / "ml.onnx")
+
+
+def test_what_only_reshapes_constants_is_carried_out() -> None:
+    slope = np.array([0.5, -1.0, 2.0], np.float32)
+    nodes = [
+        helper.make_node("Unsqueeze", ["slope"], ["column"], axes=[1, 2]),
+        helper.make_node("PRelu", ["x", "column"], ["a"]),
+        helper.make_node("Constant", [], ["shape"], value=numpy_helper.from_array(np.array([1, 12], np.int64))),
+        helper.make_node("Reshape", ["a", "shape"], ["y"]),
+    ]
+    model = network(nodes, (FLOAT, [1, 3, 2, 2]), [1, 12], {"slope": slope})
+    x = np.random.default_rng(3).normal(size=(1, 3, 2, 2)).astype(np.float32)
+    before = run(model, x)
+    assert g.fold_constants(model) == 2
+    assert [node.op_type for node in model.graph.node] == ["PRelu", "Reshape"]
+    assert sorted(t.name for t in model.graph.initializer) == ["column", "shape"]
+    assert np.array_equal(run(model, x), before)
+
+
+def test_an_unread_dropout_is_an_identity_and_one_whose_mask_is_read_is_not() -> None:
+    def dropped(outputs: list[str]) -> ModelProto:
+        nodes = [helper.make_node("Dropout", ["x"], outputs), helper.make_node("Abs", ["a"], ["y"])]
+        return network(nodes, (FLOAT, [2]), [2])
+
+    single, masked = dropped(["a"]), dropped(["a", "mask"])
+    g.drop_identities(single.graph)
+    g.drop_identities(masked.graph)
+    assert [node.op_type for node in single.graph.node] == ["Abs"]
+    assert [node.op_type for node in masked.graph.node] == ["Dropout", "Abs"]

@@ -61,9 +61,10 @@ async def verify(
     body: Annotated[VerifyRequest, Depends(reader(VerifyRequest))], engine: EngineDep, workers: WorkersDep
 ) -> VerifyAnswer:
     """Do two photos show the same person?"""
-    point = engine.thresholds.choose(body.fmr, body.threshold)
+    point = engine.thresholds.choose(body.fmr, body.threshold, body.extrapolate)
     a, b = await workers.map(
-        engine.subject, [(body.image_a, body.faces, "image_a"), (body.image_b, body.faces, "image_b")]
+        engine.subject,
+        [(body.image_a, body.faces, "image_a", body.quality), (body.image_b, body.faces, "image_b", body.quality)],
     )
     return VerifyAnswer.verified(compare_subjects(a, b, point), a, b)
 
@@ -73,5 +74,5 @@ async def compare(
     body: Annotated[CompareRequest, Depends(reader(CompareRequest, multipart=False))], engine: EngineDep
 ) -> CompareAnswer:
     """Do two embeddings, made earlier under this contract, belong to the same person?"""
-    point = engine.thresholds.choose(body.fmr, body.threshold)
+    point = engine.thresholds.choose(body.fmr, body.threshold, body.extrapolate)
     return CompareAnswer.of(engine.compare(body.a, body.b, body.embedding_contract, point))
