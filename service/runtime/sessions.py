@@ -1,6 +1,7 @@
 """Opens a network on the execution provider that was asked for, or not at all."""
 
 import logging
+import os
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -68,6 +69,8 @@ def open_session(
     settings.intra_op_num_threads = options.threads or available_cores()
     settings.inter_op_num_threads = 1
     settings.log_severity_level = 3
+    # Of a network that is given as bytes ONNX Runtime looks for weights outside it in the working folder.
+    settings.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     if profile is not None:
         settings.enable_profiling = True
         settings.profile_file_prefix = str(profile / role)

@@ -18,7 +18,9 @@ from torch import nn
 from export.catalog import load_catalog
 from export.checkpoint import DETECTORS, ExportOptions, export_checkpoint, to_onnx
 from export.embedder import adopt_embedder
+from export.machine import rewritten
 from export.projection import Pca
+from export.rewrites import expand_prelu
 from models.backbones import make_backbone
 from models.checkpoint import Card as CheckpointCard
 from models.checkpoint import load_checkpoint, save_checkpoint
@@ -228,7 +230,8 @@ def calibration_of(card: Card) -> Calibration:
 @pytest.mark.parametrize(("name", "width"), [("mobilefacenet", 0.25), ("iresnet18", 0.125), ("sphereface4", 0.125)])
 def test_every_family_is_exported_and_leaves_nothing_slow_behind(name: str, width: float, crops: Crops) -> None:
     backbone = used(make_backbone(name, DIMENSION, width=width))
-    model = adopt_embedder(to_onnx(backbone, 112), USUAL, "none", {})
+    model = rewritten(adopt_embedder(to_onnx(backbone, 112), USUAL, "none", {}), expand_prelu)
+    assert model is not None
     operators = [node.op_type for node in model.graph.node]
     assert not {"PRelu", "Identity", "Dropout"} & set(operators)
     # What follows a convolution is folded into it. IResNet's units begin with one, which padding keeps from the next
@@ -244,7 +247,9 @@ def test_every_family_is_exported_and_leaves_nothing_slow_behind(name: str, widt
 
 def test_fresh_weights_many_of_them_equal_lose_nothing() -> None:
     # torch's exporter writes equal weights once and copies them with Identity.
-    model = adopt_embedder(to_onnx(make_backbone("sphereface4", 8, width=0.1).eval(), 112), USUAL, "none", {})
+    network = to_onnx(make_backbone("sphereface4", 8, width=0.1).eval(), 112)
+    model = rewritten(adopt_embedder(network, USUAL, "none", {}), expand_prelu)
+    assert model is not None
     assert not {"PRelu", "Identity"} & {node.op_type for node in model.graph.node}
 
 

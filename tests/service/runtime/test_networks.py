@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -117,6 +119,23 @@ def test_networks_that_are_not_what_the_card_says_are_refused(
 ) -> None:
     with pytest.raises(BundleError, match=complaint):
         open_networks(*models(contract), contract, CPU)
+
+
+def test_weights_outside_the_network_are_not_looked_for(
+    contract: EmbeddingContract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # ONNX Runtime would take them from the working folder.
+    monkeypatch.chdir(tmp_path)
+    model = onnx.load_from_string(embedder_model(contract))
+    [weight] = model.graph.initializer
+    (tmp_path / "weights.bin").write_bytes(numpy_helper.to_array(weight).tobytes())
+    weight.ClearField("raw_data")
+    weight.data_location = TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="weights.bin")
+    content = model.SerializeToString()
+    ort.InferenceSession(content, providers=["CPUExecutionProvider"])  # it does
+    with pytest.raises(BundleError, match="The embedder cannot be loaded by ONNX Runtime: .*[Ee]xternal data path"):
+        open_networks(detector_model(), content, contract, CPU)
 
 
 def test_a_network_without_any_stamp_is_refused(contract: EmbeddingContract) -> None:
