@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from service.api.access import EngineDep, GalleriesDep, StoreWorkersDep
+from service.api.guard import AuditedRoute
 from service.api.report_schemas import GalleryReport
 from service.api.routes.galleries import NOT_FOUND
 from service.api.routes.photos import ERRORS
@@ -12,7 +13,9 @@ from service.engine import Engine
 from service.gallery.gallery import Galleries
 from service.gallery_report import examine_gallery
 
-router = APIRouter(prefix="/v1/galleries/{gallery}", tags=["galleries"], responses={**ERRORS, **NOT_FOUND})
+router = APIRouter(
+    prefix="/v1/galleries/{gallery}", tags=["galleries"], responses={**ERRORS, **NOT_FOUND}, route_class=AuditedRoute
+)
 
 
 @router.get("/report")
