@@ -49,9 +49,6 @@ from service.runtime.networks import (
 )
 
 DETECTOR_FILE, EMBEDDER_FILE = "detector.onnx", "embedder.onnx"
-# Their landmarks of tilted heads are true: turned by 20° a head is reported to be by 21°, where YuNet says 6°
-# (``tests/benchmarks/tilted_heads``).
-_SEES_TILT = ("scrfd",)
 _ADOPT_DETECTOR = {"yunet": adopt_yunet, "scrfd": adopt_scrfd, "centerface": adopt_centerface}
 
 
@@ -94,7 +91,7 @@ class Draft:
             parity=parity,
             graph=self.graph,
             calibration=self.calibration or shipped(self.recipe.name, contract, self.recipe.detector.sha256),
-            straighten=self.recipe.detector.architecture not in _SEES_TILT,
+            straighten=self.recipe.detector.needs_straightening,
         )
 
 

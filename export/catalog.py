@@ -104,6 +104,15 @@ class CatalogFile:
     backbone: Backbone | None = None
 
     @property
+    def needs_straightening(self) -> bool:
+        """Of a detector: whether a tilted head has to be turned upright for its landmarks to be true.
+
+        Turned by 20°, a head is reported to be tilted by 21° by SCRFD and by 6° by YuNet
+        (``tests/benchmarks/tilted_heads``).
+        """
+        return self.architecture != "scrfd"
+
+    @property
     def sources(self) -> tuple[Mirror, ...]:
         """Where to try, in order."""
         return (*([UrlMirror(self.official)] if self.official else []), *self.mirrors)

@@ -80,4 +80,6 @@ def _is_current(card: Card, recipe: BundleRecipe) -> bool:
     made_from = (card.version, card.detector.source.sha256, card.embedder.source.sha256, card.contract.fusion)
     if made_from != (recipe.version, recipe.detector.sha256, recipe.embedder.sha256, recipe.fusion):
         return False
+    if card.straighten != recipe.detector.needs_straightening:
+        return False
     return card.calibration == shipped(recipe.name, card.embedding_contract, card.detector.source.sha256)
