@@ -12,6 +12,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 from onnx.reference import ReferenceEvaluator
 
 from service.errors import BundleError
+from service.runtime.onnx_file import keeps_data_outside
 
 # Operators used by the rewrites (Range, Slice with inputs, Reshape with 0) are all there since opset 11.
 OLDEST_OPSET = 11
@@ -30,7 +31,7 @@ def load_network(path: Path) -> ModelProto:
     except Exception as error:  # protobuf raises unrelated types
         raise BundleError(f"{path.name} is not a valid ONNX file: {error}") from error
     # Before the checker, which looks for the other file.
-    if any(t.data_location == TensorProto.EXTERNAL for t in model.graph.initializer):
+    if keeps_data_outside(path.read_bytes()):
         raise BundleError(f"{path.name} keeps weights outside the file; one self-contained file is needed.")
     try:
         onnx.checker.check_model(model)

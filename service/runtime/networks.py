@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from service.errors import BundleError, DeviceError
 from service.runtime.card import EmbeddingContract
+from service.runtime.onnx_file import keeps_data_outside
 
 Provider = Literal["auto", "cpu", "cuda"]
 
@@ -150,9 +151,17 @@ def _open(model: bytes, role: str, provider: str, threads: int) -> ort.Inference
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     try:
+        if keeps_data_outside(model):
+            raise BundleError(f"The {role} keeps data outside its file; one self-contained file is needed.")
+        protobuf = True
+    except ValueError:
+        protobuf = False  # what is wrong with it, ONNX Runtime says better
+    try:
         session = ort.InferenceSession(model, options, providers=[provider])
     except Exception as error:  # ONNX Runtime raises a private exception class per status code
         raise BundleError(f"The {role} cannot be loaded by ONNX Runtime: {error}") from error
+    if not protobuf:
+        raise BundleError(f"The {role} is not a valid ONNX file.")
     # ONNX Runtime falls back to the CPU with no more than a log line when a CUDA library is missing.
     running = session.get_providers()[0]
     if running != provider:
