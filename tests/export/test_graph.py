@@ -182,3 +182,12 @@ def test_an_unread_dropout_is_an_identity_and_one_whose_mask_is_read_is_not() ->
     g.drop_identities(masked.graph)
     assert [node.op_type for node in single.graph.node] == ["Abs"]
     assert [node.op_type for node in masked.graph.node] == ["Dropout", "Abs"]
+
+
+def test_weights_outside_the_file_are_found_inside_a_node_too(tmp_path: Path) -> None:
+    outside = TensorProto(name="w", data_type=FLOAT, dims=[4, 4], data_location=TensorProto.EXTERNAL)
+    outside.external_data.add(key="location", value="../../etc/passwd")
+    nodes = [helper.make_node("Constant", [], ["w"], value=outside), helper.make_node("MatMul", ["x", "w"], ["y"])]
+    (tmp_path / "apart.onnx").write_bytes(network(nodes, (FLOAT, [4, 4]), [4, 4]).SerializeToString())
+    with pytest.raises(BundleError, match=r"apart\.onnx keeps weights outside the file"):
+        g.load_network(tmp_path / "apart.onnx")
