@@ -18,7 +18,7 @@ INSTALLED := $(VENV)/.installed-$(DEVICE)
 INSTALLED_DEV := $(VENV)/.installed-dev
 OTHER := $(if $(filter gpu,$(DEVICE)),cpu,gpu)
 
-.PHONY: help setup run test test-kills test-power-cuts check format bench bench-detection bench-tilt bench-search bench-start bench-graphs accuracy accuracy-search train-demo lock clean
+.PHONY: help setup run test test-kills test-power-cuts fuzz soak-faults check format bench bench-verify bench-throughput bench-peers soak bench-detection bench-tilt bench-search bench-start bench-graphs accuracy accuracy-search accuracy-decisions accuracy-doctor accuracy-quality accuracy-templates accuracy-ambiguous calibrate-lfw train-demo lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -28,6 +28,7 @@ setup: $(INSTALLED) ## install into .venv (DEVICE=cpu or gpu)
 
 run: $(INSTALLED) ## install, obtain the default bundle, serve on 127.0.0.1 (PORT=, DATA_DIR=, BUNDLE=)
 	@$(LIKENESS) pull $(BUNDLE) --data-dir $(DATA_DIR)
+	@$(LIKENESS) keys create --if-none --name first --data-dir $(DATA_DIR)
 	@$(LIKENESS) serve --bundle $(BUNDLE) --data-dir $(DATA_DIR) --port $(PORT)
 
 test: $(INSTALLED_DEV) ## run the tests, with the real bundle
@@ -42,6 +43,23 @@ test-kills: $(INSTALLED_DEV) ## kill the server 50 times over 10,000 answered wr
 test-power-cuts: $(INSTALLED_DEV) ## cut the power of a simulated disk 300 times under the store
 	LIKENESS_TEST_CUTS=300 $(VENV)/bin/python -m pytest -s tests/service/gallery/test_store_power_cut.py
 
+CASES ?= 1000000
+SCHEMATHESIS := schemathesis==4.32.5
+# In an environment of its own: only this needs it.
+$(VENV)-fuzz/bin/schemathesis: | $(INSTALLED_DEV)
+	@$(PYTHON) -m venv $(VENV)-fuzz
+	$(VENV)-fuzz/bin/python -m pip --disable-pip-version-check install --quiet $(SCHEMATHESIS)
+
+fuzz: $(INSTALLED_DEV) $(VENV)-fuzz/bin/schemathesis ## every call against its OpenAPI document, then CASES=1000000 damaged photos (hours)
+	@$(LIKENESS) pull open --data-dir $(DATA_DIR)
+	$(VENV)/bin/python -m tests.fuzz.calls --data-dir $(DATA_DIR) --schemathesis $(VENV)-fuzz/bin/schemathesis
+	$(VENV)/bin/python -m tests.fuzz.photos --data-dir $(DATA_DIR) --cases $(CASES)
+
+MINUTES ?= 60
+soak-faults: $(INSTALLED_DEV) ## mixed load with kills, full disks, slow clients, set clocks (MINUTES=60)
+	@$(LIKENESS) pull open --data-dir $(DATA_DIR)
+	$(VENV)/bin/python -m tests.soak --data-dir $(DATA_DIR) --minutes $(MINUTES)
+
 check: $(INSTALLED_DEV) ## format, lint, types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
@@ -51,9 +69,24 @@ format: $(INSTALLED_DEV) ## mend format and imports
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-bench: $(INSTALLED_DEV) ## one verify by stage, against the bare networks
+bench: bench-verify bench-search bench-start ## all three of them
+
+bench-verify: $(INSTALLED_DEV) ## one verify by stage, against the bare networks
 	@$(LIKENESS) pull open --data-dir $(DATA_DIR)
 	$(VENV)/bin/python -m tests.benchmarks.verify_stages --data-dir $(DATA_DIR)
+
+bench-throughput: $(INSTALLED_DEV) ## the service over HTTP against its bare networks (minutes)
+	@$(LIKENESS) pull open --data-dir $(DATA_DIR)
+	$(VENV)/bin/python -m tests.benchmarks.throughput --data-dir $(DATA_DIR)
+
+BUFFALO_LICENCE := LicenseRef-InsightFace-NonCommercial
+bench-peers: $(INSTALLED_DEV) ## beside insightface in a loop and behind FastAPI, same networks (weights for non-commercial use; minutes)
+	@$(LIKENESS) pull buffalo_s --accept-license $(BUFFALO_LICENCE) --data-dir $(DATA_DIR)
+	$(VENV)/bin/python -m tests.benchmarks.peers --data-dir $(DATA_DIR)
+
+soak: $(INSTALLED_DEV) ## ten minutes at twice the capacity, and a thousand clients who do not behave
+	@$(LIKENESS) pull open --data-dir $(DATA_DIR)
+	$(VENV)/bin/python -m tests.benchmarks.soak --data-dir $(DATA_DIR)
 
 bench-detection: $(INSTALLED_DEV) ## recall by face width (LFW=folder with images/)
 	@$(LIKENESS) pull open --data-dir $(DATA_DIR)
@@ -83,6 +116,28 @@ accuracy-search: $(INSTALLED) ## LFW, closed and open set, through the index (LF
 	@$(LIKENESS) pull open --data-dir $(DATA_DIR)
 	$(LIKENESS) evaluate lfw-search --data-dir $(DATA_DIR) --images $(LFW)/images --out reports/lfw-search
 
+LFW_PHOTOS = --data-dir $(DATA_DIR) --bundle $(BUNDLE) --images $(LFW)/images --cache reports/lfw-$(BUNDLE).npz
+LABEL_ERRORS := export/calibration/lfw-label-errors.txt
+
+calibrate-lfw: $(INSTALLED) ## thresholds of a bundle, from all pairs of LFW (LFW=, BUNDLE=), in reports/calibration-BUNDLE
+	$(LIKENESS) calibrate $(LFW_PHOTOS) --name lfw --without $(LABEL_ERRORS) --out reports/calibration-$(BUNDLE)
+
+accuracy-decisions: $(INSTALLED_DEV) ## are the promised FMR and FPIR kept on persons who were not calibrated on? (LFW=, BUNDLE=)
+	$(VENV)/bin/python -m tests.benchmarks.transferred_rates $(LFW_PHOTOS) --without $(LABEL_ERRORS)
+
+accuracy-doctor: $(INSTALLED_DEV) ## the gallery doctor on LFW with planted faults (LFW=, BUNDLE=)
+	$(VENV)/bin/python -m tests.benchmarks.planted_faults $(LFW_PHOTOS)
+
+accuracy-quality: $(INSTALLED_DEV) ## which measure of quality foretells errors, on worse copies of LFW (LFW=, BUNDLE=)
+	$(VENV)/bin/python -m tests.benchmarks.quality_limits --data-dir $(DATA_DIR) --bundle $(BUNDLE) --images $(LFW)/images \
+	  --cache reports/lfw-$(BUNDLE).npz
+
+accuracy-templates: $(INSTALLED_DEV) ## best of several photos against their mean (LFW=, BUNDLE=)
+	$(VENV)/bin/python -m tests.benchmarks.person_templates $(LFW_PHOTOS) --without $(LABEL_ERRORS)
+
+accuracy-ambiguous: $(INSTALLED_DEV) ## how close two persons above the threshold are (LFW=, BUNDLE=)
+	$(VENV)/bin/python -m tests.benchmarks.ambiguous_searches $(LFW_PHOTOS) --without $(LABEL_ERRORS)
+
 train-demo: $(INSTALLED_DEV) ## compare losses on unseen people of LFW (LFW=folder with images/), half an hour, report in reports/train-demo
 	@$(LIKENESS) pull open --data-dir $(DATA_DIR)
 	$(VENV)/bin/python -m models.demo --data-dir $(DATA_DIR) --images $(LFW)/images --out reports/train-demo
@@ -96,7 +151,7 @@ lock: ## make the lock files anew (needs uv)
 LOCK := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet
 
 clean: ## remove the environment and caches; bundles stay
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache reports
+	rm -rf $(VENV) $(VENV)-fuzz build *.egg-info .pytest_cache .mypy_cache .ruff_cache reports
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 from export.checkpoint import DETECTORS, ExportOptions, export_checkpoint
+from export.projection import Pca
 from service.cli.lfw_options import accuracy_line, add_lfw, lfw_of
 from service.errors import InvalidRequest, LikenessError
 from service.runtime.card import Card, Fusion, Licence
@@ -25,8 +26,7 @@ def main() -> int:
             detector=args.detector,
             licence=Licence(spdx=args.licence, url=args.licence_url, commercial_use=args.commercial_use),
             fusion=args.fusion,
-            pca=args.pca,
-            pca_dimension=args.pca_dimension,
+            pca=Pca(args.pca, args.pca_dimension),
             calibration=args.calibration,
             lfw=lfw_of(args),
         )

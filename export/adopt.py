@@ -1,10 +1,7 @@
 """From networks to a bundle: rewrite both graphs, measure parity, write the card, all or nothing."""
 
 import hashlib
-import os
-import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,11 +14,15 @@ from onnx import ModelProto
 from export.accuracy import Lfw, compare_accuracy
 from export.calibration import shipped
 from export.catalog import Architecture, BundleRecipe, CatalogFile
+from export.centerface import adopt_centerface
 from export.embedder import CROP_SIZE, PLAIN, adopt_embedder, feature_dimension
+from export.embedder_file import read_embedder
 from export.graph import load_network
 from export.machine import fit_to_machine
-from export.parity import EXACT, Features, measure_parity, onnx_detections, onnx_features, published_embedder
+from export.parity import EXACT, measure_parity, published_embedder
+from export.place import move_into_place, point_link, same_but_measured, sweep, sync
 from export.projection import Projection
+from export.published import Features, onnx_detections
 from export.scrfd import adopt_scrfd
 from export.yunet import adopt_yunet
 from service.errors import BundleError, DeviceError, LikenessError
@@ -47,9 +48,8 @@ from service.runtime.networks import (
     open_networks,
 )
 
-STALE_S = 24 * 3600.0
 DETECTOR_FILE, EMBEDDER_FILE = "detector.onnx", "embedder.onnx"
-_ADOPT_DETECTOR = {"yunet": adopt_yunet, "scrfd": adopt_scrfd}
+_ADOPT_DETECTOR = {"yunet": adopt_yunet, "scrfd": adopt_scrfd, "centerface": adopt_centerface}
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Draft:
     calibration: Calibration | None = None
 
     def card(self, parity: Parity) -> Card:
-        contract = self.contract.digest()
+        contract, size = self.contract.digest(), self.contract.alignment.size
         return Card(
             name=self.recipe.name,
             version=self.recipe.version,
@@ -83,7 +83,7 @@ class Draft:
             embedder=_network(
                 EMBEDDER_FILE,
                 self.embedder,
-                f"uint8 [n, {CROP_SIZE}, {CROP_SIZE}, 3] RGB",
+                f"uint8 [n, {size}, {size}, 3] RGB",
                 self.recipe.embedder,
             ),
             contract=self.contract,
@@ -91,6 +91,7 @@ class Draft:
             parity=parity,
             graph=self.graph,
             calibration=self.calibration or shipped(self.recipe.name, contract, self.recipe.detector.sha256),
+            straighten=self.recipe.detector.needs_straightening,
         )
 
 
@@ -113,14 +114,15 @@ def adopt(recipe: BundleRecipe, detector: Path, embedder: Path, data_dir: Path) 
         if found != file.sha256:
             raise BundleError(f"{path} has sha256 {found[:16]}…, the catalogue says {file.sha256[:16]}….")
     preprocessing = recipe.embedder.preprocessing or PLAIN
-    draft = make_draft(recipe, detector, load_network(embedder), preprocessing, default_alignment())
+    network, features = read_embedder(recipe.embedder, embedder)
+    draft = make_draft(recipe, detector, network, preprocessing, default_alignment())
     home = bundles_dir(data_dir)
     home.mkdir(parents=True, exist_ok=True)
-    _sweep(home)
-    with making_bundle(draft, (detector, onnx_features(embedder)), home) as folder:
-        final = _same_but_measured(home / recipe.name, folder) or home / f"{recipe.name}-{card_digest(folder)}"
-        _move_into_place(folder, final)
-    _link(home / recipe.name, final.name)
+    sweep(home)
+    with making_bundle(draft, (detector, features), home) as folder:
+        final = same_but_measured(home / recipe.name, folder) or home / f"{recipe.name}-{card_digest(folder)}"
+        move_into_place(folder, final)
+    point_link(home / recipe.name, final.name)
     return final
 
 
@@ -148,7 +150,7 @@ def make_draft(
         projection=None if projection is None else projection.digest(),
     )
     stamp = {METADATA_CONTRACT: contract.digest(), METADATA_FUSION: contract.fusion}
-    adopted = adopt_embedder(embedder, contract.preprocessing, contract.fusion, stamp, projection)
+    adopted = adopt_embedder(embedder, preprocessing, recipe.fusion, stamp, projection, alignment.size)
     fitted, form = fit_to_machine(adopted, alignment.size)
     return Draft(
         recipe,
@@ -190,7 +192,7 @@ def written(card: Card, detector: bytes, embedder: bytes, home: Path) -> Iterato
         (folder / EMBEDDER_FILE).write_bytes(embedder)
         (folder / CARD_FILE).write_text(card.to_json(), encoding="utf-8")
         open_bundle(folder)
-        _sync(folder)
+        sync(folder)
         yield folder
 
 
@@ -253,62 +255,3 @@ def serialise(model: ModelProto) -> bytes:
     """The bytes of a network, the same for the same graph."""
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString(deterministic=True))
-
-
-def _sync(folder: Path) -> None:
-    """Flush to disk, so that after a power cut a renamed folder has its content."""
-    for path in (*folder.iterdir(), folder):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _move_into_place(folder: Path, final: Path) -> None:
-    """Rename ``folder`` to ``final``; a sound bundle that is there already, by us or by another process, may stay."""
-    if final.exists() and not _is_sound(final):
-        shutil.rmtree(final)
-    try:
-        folder.replace(final)
-    except OSError:
-        if not _is_sound(final):
-            raise
-
-
-def _is_sound(path: Path) -> bool:
-    """Whether the folder holds what its name says: a card with that digest, and networks that keep to it."""
-    try:
-        open_bundle(path)
-        return path.name.endswith(f"-{card_digest(path)}")
-    except (BundleError, OSError):
-        return False
-
-
-def _same_but_measured(link: Path, folder: Path) -> Path | None:
-    """The bundle in use, if the new one differs from it in nothing but how much faster the rewrites were found."""
-    present = link.resolve()
-    if not link.is_symlink() or not _is_sound(present):
-        return None
-    old, new = (open_bundle(path).card for path in (present, folder))
-    if None in (old.graph, new.graph):
-        return None
-    return present if new.model_copy(update={"graph": old.graph}) == old else None
-
-
-def _link(link: Path, target: str) -> None:
-    """Point ``link`` at ``target`` in one step; a reader sees the old or the new, never neither."""
-    if link.is_dir() and not link.is_symlink():
-        # A plain folder, as copying with links followed leaves one; it cannot be replaced in one step.
-        shutil.rmtree(link)
-    fresh = link.with_name(f".{link.name}-{os.getpid()}")
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(target)
-    fresh.replace(link)
-
-
-def _sweep(home: Path) -> None:
-    """Remove what killed adoptions left behind more than a day ago."""
-    for left in home.glob(".making-*"):
-        if time.time() - left.stat().st_mtime > STALE_S:
-            shutil.rmtree(left, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""From a checkpoint of ours to a bundle: the only module outside ``models/`` that imports torch.
+"""From a checkpoint, of ours or published, to a network in ONNX: the only module outside ``models/`` with torch.
 
 What becomes of the graph is ``export.embedder``'s work, as for published networks. It is compared with the backbone
 itself, run by torch in float64.
@@ -19,20 +19,21 @@ from torch import nn
 
 from export.accuracy import Lfw
 from export.adopt import make_draft
-from export.catalog import BundleRecipe, CatalogFile, load_catalog
+from export.catalog import Backbone, BundleRecipe, CatalogFile, load_catalog
+from export.embedder import CROP_SIZE
 from export.fetch import fetch
 from export.folder import check_folder, make_folder
 from export.graph import OLDEST_OPSET, load_network
-from export.parity import Features
-from export.projection import Projection, read_embeddings
+from export.projection import NO_PCA, Pca
+from export.published import Features
 from models.checkpoint import Card as CheckpointCard
 from models.checkpoint import load_checkpoint
-from service.errors import InvalidRequest
-from service.evaluation.pca import fit_pca
+from models.published import published_backbone
+from service.errors import BundleError, InvalidRequest
 from service.runtime.card import Card, Fusion, Licence, Preprocessing
 
 # Detectors that can go with a checkpoint, by what they are called in the catalogue.
-DETECTORS = {"yunet": "face_detection_yunet_2023mar.onnx"}
+DETECTORS = {"yunet": "face_detection_yunet_2023mar.onnx", "centerface": "centerface.onnx"}
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,7 @@ class ExportOptions:
         detector: one of ``DETECTORS``.
         licence: of the weights.
         fusion: how the features of a crop and its mirror image are joined; training validates with ``sum``.
-        pca: a ``.npy`` file of embeddings (n, d) that the bundle without a PCA gives; None for no PCA.
-        pca_dimension: how many components stay; None for all.
+        pca: the one that follows the fusion, if one is asked for.
         calibration: ``calibration.json`` of an evaluation of this very bundle.
         lfw: labelled pairs to compare the accuracy before and after on.
     """
@@ -52,8 +52,7 @@ class ExportOptions:
     detector: str
     licence: Licence
     fusion: Fusion = "sum"
-    pca: Path | None = None
-    pca_dimension: int | None = None
+    pca: Pca = NO_PCA
     calibration: Path | None = None
     lfw: Lfw | None = None
 
@@ -79,7 +78,7 @@ def export_checkpoint(path: Path, out: Path, downloads: Path, options: ExportOpt
         raise InvalidRequest(str(error)) from error
     trained = checkpoint.card
     recipe = _recipe(path, out.name, trained, options)
-    projection = _projection(options, trained.dimension)
+    projection = options.pca.fit(trained.dimension, options.fusion)
     detector = fetch(recipe.detector, downloads)
     draft = make_draft(
         recipe,
@@ -90,6 +89,19 @@ def export_checkpoint(path: Path, out: Path, downloads: Path, options: ExportOpt
         projection,
     )
     return make_folder(draft, (detector, torch_features(checkpoint.backbone)), out, options.calibration, options.lfw)
+
+
+def published_embedder(path: Path, backbone: Backbone) -> tuple[ModelProto, Features]:
+    """A checkpoint of somebody else's, in a backbone of ours: as ONNX, and what that is measured against.
+
+    Raises:
+        BundleError: the file does not hold the weights of that network.
+    """
+    try:
+        network = published_backbone(path, backbone)
+    except ValueError as error:
+        raise BundleError(str(error)) from error
+    return to_onnx(network, CROP_SIZE), torch_features(network)
 
 
 def to_onnx(backbone: nn.Module, size: int) -> ModelProto:
@@ -143,18 +155,3 @@ def _recipe(path: Path, name: str, trained: CheckpointCard, options: ExportOptio
         ),
         fusion=options.fusion,
     )
-
-
-def _projection(options: ExportOptions, dimension: int) -> Projection | None:
-    if options.pca is None:
-        if options.pca_dimension is not None:
-            raise InvalidRequest(f"A dimension of {options.pca_dimension} needs a PCA; give the embeddings too.")
-        return None
-    embeddings = read_embeddings(options.pca)
-    fused = dimension * (2 if options.fusion == "concat" else 1)
-    if embeddings.shape[1] != fused:
-        raise InvalidRequest(
-            f"{options.pca} holds embeddings of {embeddings.shape[1]} dimensions, the checkpoint with fusion "
-            f"{options.fusion} gives {fused}; make them with the bundle exported without a PCA."
-        )
-    return Projection(*fit_pca(embeddings, fused if options.pca_dimension is None else options.pca_dimension))

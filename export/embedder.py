@@ -1,7 +1,8 @@
-"""Rewrites a published 112×112 embedder so that its graph carries its own contract.
+"""Rewrites an embedder so that its graph carries its own contract.
 
-In: ``float32 [1, 3, 112, 112]``, one aligned crop. Out: ``crops`` uint8 ``[n, 112, 112, 3]`` RGB to ``embedding``
-float32 ``[n, d]`` of unit length and ``feature_norm`` float32 ``[n]``, its length before normalisation.
+In: ``float32 [1, 3, s, s]``, one aligned crop, s being 112 in all that are published. Out: ``crops`` uint8
+``[n, s, s, 3]`` RGB to ``embedding`` float32 ``[n, d]`` of unit length and ``feature_norm`` float32 ``[n]``, its length
+before normalisation.
 """
 
 from collections.abc import Mapping
@@ -27,6 +28,7 @@ def adopt_embedder(
     fusion: Fusion,
     metadata: Mapping[str, str],
     projection: Projection | None = None,
+    size: int = CROP_SIZE,
 ) -> ModelProto:
     """Return the self-contained graph; ``model`` is changed in place.
 
@@ -35,7 +37,7 @@ def adopt_embedder(
     follows the L2 norm and is followed by another; ``feature_norm`` stays the length of the fused feature.
 
     Raises:
-        BundleError: the graph is not a 112×112 embedder with one image input and one ``[1, d]`` output.
+        BundleError: the graph is not an embedder of ``size`` pixels with one image input and one ``[1, d]`` output.
     """
     graph = model.graph
     known = g.weights(graph)
@@ -45,8 +47,8 @@ def adopt_embedder(
             f"An embedder has one image input and one output, this graph has {len(images)} and {len(graph.output)}."
         )
     shape = [d.dim_value for d in images[0].type.tensor_type.shape.dim]
-    if shape[1:] != [3, CROP_SIZE, CROP_SIZE]:
-        raise BundleError(f"An embedder takes [n, 3, {CROP_SIZE}, {CROP_SIZE}], this graph takes {shape}.")
+    if shape[1:] != [3, size, size]:
+        raise BundleError(f"An embedder takes [n, 3, {size}, {size}], this graph takes {shape}.")
     features, features_dim = graph.output[0].name, feature_dimension(model)
 
     g.drop_identities(graph)
@@ -64,7 +66,7 @@ def adopt_embedder(
     graph.node.extend([*before, *body, *after])
     g.replace_io(
         graph,
-        [g.images_input("crops", CROP_SIZE, CROP_SIZE)],
+        [g.images_input("crops", size, size)],
         [
             helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", dimension]),
             helper.make_tensor_value_info("feature_norm", TensorProto.FLOAT, ["n"]),

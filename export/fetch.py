@@ -96,7 +96,8 @@ def _holds(path: Path, file: CatalogFile) -> bool:
 
 def _download(file: CatalogFile, final: Path, sources: "_Sources") -> None:
     failures: list[dict[str, str]] = []
-    for mirror in file.sources:
+    # Packs of networks share files: one that is here already is looked into before another is downloaded.
+    for mirror in sorted(file.sources, key=sources.lacks):
         try:
             with sources.open(mirror, file.size) as chunks:
                 _store(chunks, file, final)
@@ -155,6 +156,13 @@ class _Sources:
         self._folder = folder
         self._archives: dict[str, Path] = {}
         self._silent: set[str] = set()
+
+    def lacks(self, mirror: Mirror) -> bool:
+        """Whether it must be asked for; false where it is an archive that is here already."""
+        match mirror:
+            case ZipMirror(archive, _) | PackageMirror(archive, _):
+                return archive not in self._archives
+        return True
 
     def open(self, mirror: Mirror, size: int) -> AbstractContextManager[Iterator[bytes]]:
         match mirror:

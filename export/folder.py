@@ -1,23 +1,33 @@
 """Bundles that are in no catalogue, each in a folder of the user's choice."""
 
+import errno
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
 
 from export.accuracy import Lfw
 from export.adopt import Draft, making_bundle
-from export.parity import Features
+from export.published import Features
 from service.errors import InvalidRequest
 from service.runtime.bundle import open_bundle
 from service.runtime.card import BUNDLE_NAME, Calibration, Card
 
 
 def check_folder(out: Path, name: str) -> None:
-    """Raises InvalidRequest unless ``out`` can be made, and ``name`` is one that a bundle can have."""
+    """Before anything is done: can ``out`` be made, and is ``name`` one that a bundle can have?
+
+    Raises:
+        InvalidRequest: it is there already, or the name cannot be.
+        NotADirectoryError: a file is in its way.
+    """
     if not re.fullmatch(BUNDLE_NAME, name):
         raise InvalidRequest(f"{name!r} is no name for a bundle: up to 64 small letters, digits, and . _ - inside.")
     if out.exists():
         raise InvalidRequest(f"{out} exists already; give a folder that is not there.")
+    above = next(folder for folder in out.parents if folder.exists())
+    if not above.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(above))
 
 
 def make_folder(

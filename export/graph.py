@@ -1,18 +1,18 @@
 """Small, exact rewrites of ONNX graphs that every adoption uses. Pure ``onnx`` and numpy; nothing is run here."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import onnx
 import onnx.version_converter
+from google.protobuf.message import Message
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from service.errors import BundleError
-from service.runtime.onnx_file import keeps_data_outside
 
 # Operators used by the rewrites (Range, Slice with inputs, Reshape with 0) are all there since opset 11.
 OLDEST_OPSET = 11
@@ -31,7 +31,7 @@ def load_network(path: Path) -> ModelProto:
     except Exception as error:  # protobuf raises unrelated types
         raise BundleError(f"{path.name} is not a valid ONNX file: {error}") from error
     # Before the checker, which looks for the other file.
-    if keeps_data_outside(path.read_bytes()):
+    if any(t.data_location == TensorProto.EXTERNAL for t in _tensors(model)):
         raise BundleError(f"{path.name} keeps weights outside the file; one self-contained file is needed.")
     try:
         onnx.checker.check_model(model)
@@ -46,6 +46,17 @@ def load_network(path: Path) -> ModelProto:
             f"{path.name} is opset {opset(model)}; at least {OLDEST_OPSET} is needed, and it cannot be converted: "
             f"{error}"
         ) from error
+
+
+def _tensors(message: Message) -> Iterator[TensorProto]:
+    """Every tensor in a model, wherever it is: among the weights, sparse ones, in attributes, subgraphs, functions."""
+    if isinstance(message, TensorProto):
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_MESSAGE:
+            for inner in value if field.is_repeated else (value,):
+                yield from _tensors(inner)
 
 
 def opset(model: ModelProto) -> int:

@@ -20,7 +20,7 @@ from export.rewrites import Rewrite, expand_prelu, fold_batch_norms, prelu_by_de
 from export.stopwatch import clock_for, race
 from service.errors import BundleError, DeviceError
 from service.runtime.card import GraphForm
-from service.runtime.networks import RuntimeOptions, open_session
+from service.runtime.networks import RuntimeOptions, open_embedder_session
 
 log = logging.getLogger(__name__)
 
@@ -63,12 +63,8 @@ def fit_to_machine(model: ModelProto, size: int) -> tuple[ModelProto, GraphForm 
         before = before or seconds[""]
         best = min(seconds, key=seconds.__getitem__)
         saved = seconds[""] - seconds[best]
-        log.info(
-            "%s %s: %s",
-            step,
-            best or "stay",
-            ", ".join(f"{n or 'as is'} {1000 * s:.2f} ms" for n, s in seconds.items()),
-        )
+        figures = ", ".join(f"{name or 'as is'} {1000 * s:.2f} ms" for name, s in seconds.items())
+        log.info("A crop here, by form of the %s: %s.", step, figures)
         if saved >= max(MIN_GAIN * seconds[""], MIN_SAVED_S):
             model = forms[best]
             chosen.append(f"{step} {best}")
@@ -92,11 +88,11 @@ def _time(forms: Mapping[str, ModelProto], size: int) -> tuple[dict[str, float],
     contents = {name: form.SerializeToString() for name, form in forms.items()}
     options = RuntimeOptions()
     try:
-        sessions = {name: open_session(content, options) for name, content in contents.items()}
+        sessions = {name: open_embedder_session(content, size, options) for name, content in contents.items()}
     except DeviceError:
         # The GPU's packages on a machine without one: adoption needs none.
         options = RuntimeOptions(provider="cpu")
-        sessions = {name: open_session(content, options) for name, content in contents.items()}
+        sessions = {name: open_embedder_session(content, size, options) for name, content in contents.items()}
     provider = str(sessions[""].get_providers()[0])
     # A natural image: how long a PRelu takes hangs on how often its input's sign changes.
     image = cv2.resize(get_image(GROUP_PHOTO)[:, :, ::-1], (size, size), interpolation=cv2.INTER_AREA)

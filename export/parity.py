@@ -1,23 +1,21 @@
 """The gate every bundle passes: the same real faces through the published files and through the adopted ones.
 
 The published side is run the slow, obvious way: one crop at a time, mirrored with numpy, fused, normalised and
-projected in float64; anchors decoded by loops over the strides. Past a limit there is no bundle.
+projected in float64; anchors decoded by numpy (``export.published``). Past a limit there is no bundle.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import cv2
 import numpy as np
-import onnxruntime as ort
 from insightface.data import get_image
 from numpy.typing import NDArray
 
-from export.catalog import Architecture
 from export.projection import Projection
+from export.published import Detections, Features
 from service.errors import BundleError
 from service.recognition.recognizer import Recognizer
 from service.recognition.types import Detector, Embedder, Image
@@ -58,11 +56,6 @@ MIN_COSINE_ON_GPU, MAX_BATCH_DEVIATION_ON_GPU = 0.9999, 1e-3
 # A group photo that comes with insightface: six people, so there are real crops on every machine.
 GROUP_PHOTO = "t1"
 _SIDE = 640  # of the square that published detectors are given; YuNet takes no other
-
-# A published detector: one image, uint8 (640, 640, 3) RGB, to its boxes (a, 4), scores (a,) and landmarks (a, 5, 2).
-Detections = Callable[[NDArray[np.uint8]], tuple[NDArray[np.float64], ...]]
-# A published embedder: one normalised crop or mirrored crop, (1, 3, 112, 112), to its feature, (1, d).
-Features = Callable[[NDArray[np.float64]], NDArray[np.floating[Any]]]
 
 
 @dataclass(frozen=True)
@@ -176,82 +169,6 @@ def published_embedder(features: Features, contract: EmbeddingContract, projecti
         return np.stack(found).astype(np.float32), np.ones(len(crops), np.float32)
 
     return embed
-
-
-def onnx_detections(published: Path, architecture: Architecture) -> Detections:
-    """A detector's published ONNX file, for ``measure_parity``."""
-    session = _run(published)
-
-    def yunet(image: NDArray[np.uint8]) -> tuple[NDArray[np.float64], ...]:
-        return decode_yunet(session(image[:, :, ::-1].transpose(2, 0, 1)[None].astype(np.float32)), len(image))
-
-    def scrfd(image: NDArray[np.uint8]) -> tuple[NDArray[np.float64], ...]:
-        planes = (image.transpose(2, 0, 1)[None] - 127.5) / 128
-        return decode_scrfd([*session(planes.astype(np.float32)).values()], len(image))
-
-    return {"yunet": yunet, "scrfd": scrfd}[architecture]
-
-
-def onnx_features(published: Path, planes_last: bool = False) -> Features:
-    """An embedder's published ONNX file, for ``measure_parity``.
-
-    Args:
-        planes_last: its input is (1, 112, 112, 3).
-
-    Raises:
-        BundleError: ONNX Runtime cannot load it.
-    """
-    try:
-        session = _run(published)
-    except Exception as error:  # ONNX Runtime raises a private exception class per status code
-        raise BundleError(f"{published.name} cannot be run: {error}") from error
-
-    def features(planes: NDArray[np.float64]) -> NDArray[np.float32]:
-        given = planes.transpose(0, 2, 3, 1) if planes_last else planes
-        return next(iter(session(np.ascontiguousarray(given, np.float32)).values()))
-
-    return features
-
-
-def decode_yunet(outputs: dict[str, NDArray[np.float32]], side: int) -> tuple[NDArray[np.float64], ...]:
-    """Published YuNet's maps to boxes (a, 4), scores (a,) and landmarks (a, 5, 2), in float64."""
-    boxes, scores, landmarks = [], [], []
-    for stride in (8, 16, 32):
-        cells = side // stride
-        column, row = np.meshgrid(np.arange(cells), np.arange(cells))
-        grid = np.stack([column.ravel(), row.ravel()], axis=1).astype(np.float64)
-        named = {k: outputs[f"{k}_{stride}"][0].astype(np.float64) for k in ("cls", "obj", "bbox", "kps")}
-        centre = (grid + named["bbox"][:, :2]) * stride
-        half = np.exp(named["bbox"][:, 2:]) * stride / 2
-        boxes.append(np.concatenate([centre - half, centre + half], axis=1))
-        scores.append(np.sqrt(named["cls"][:, 0] * named["obj"][:, 0]))
-        landmarks.append((named["kps"].reshape(-1, 5, 2) + grid[:, None]) * stride)
-    return np.concatenate(boxes), np.concatenate(scores), np.concatenate(landmarks)
-
-
-def decode_scrfd(outputs: Sequence[NDArray[np.float32]], side: int) -> tuple[NDArray[np.float64], ...]:
-    """Published SCRFD's maps to boxes (a, 4), scores (a,) and landmarks (a, 5, 2), in float64."""
-    boxes, scores, landmarks = [], [], []
-    for i, stride in enumerate((8, 16, 32)):
-        row, column = np.divmod(np.arange((side // stride) ** 2).repeat(2), side // stride)  # two anchors a cell
-        cell = np.stack([column, row], axis=1).astype(np.float64)
-        score, distances, points = (outputs[k].astype(np.float64).reshape(len(cell), -1) for k in (i, i + 3, i + 6))
-        boxes.append(np.concatenate([cell - distances[:, :2], cell + distances[:, 2:]], axis=1) * stride)
-        scores.append(score[:, 0])
-        landmarks.append((points.reshape(-1, 5, 2) + cell[:, None]) * stride)
-    return np.concatenate(boxes), np.concatenate(scores), np.concatenate(landmarks)
-
-
-Session = Callable[[NDArray[np.float32]], dict[str, NDArray[np.float32]]]
-
-
-def _run(published: Path) -> Session:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(str(published), options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    image = session.get_inputs()[0].name
-    return lambda pixels: dict(zip(names, session.run(names, {image: pixels}), strict=True))
 
 
 def _embed_slowly(

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import InvalidRequest
+from service.evaluation.pca import fit_pca
+from service.runtime.card import Fusion
 
 UNIT_TOLERANCE = 1e-3
 
@@ -30,6 +32,41 @@ class Projection:
     def digest(self) -> str:
         """sha256 of the numbers, for the embedding contract."""
         return hashlib.sha256(self.mean.tobytes() + self.components.tobytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Pca:
+    """A PCA that is asked for.
+
+    Attributes:
+        embeddings: a ``.npy`` file of embeddings (n, d) that the bundle without a PCA gives; None for no PCA.
+        dimension: how many components stay; None for all.
+    """
+
+    embeddings: Path | None = None
+    dimension: int | None = None
+
+    def fit(self, features: int, fusion: Fusion) -> Projection | None:
+        """The projection for an embedder of that many features for a crop.
+
+        Raises:
+            InvalidRequest: the embeddings cannot be read, are not of this embedder, or do not determine it.
+        """
+        if self.embeddings is None:
+            if self.dimension is not None:
+                raise InvalidRequest(f"A dimension of {self.dimension} needs a PCA; give the embeddings too.")
+            return None
+        found = read_embeddings(self.embeddings)
+        fused = features * (2 if fusion == "concat" else 1)
+        if found.shape[1] != fused:
+            raise InvalidRequest(
+                f"{self.embeddings} holds embeddings of {found.shape[1]} dimensions, the embedder with fusion "
+                f"{fusion} gives {fused}; make them with the bundle exported without a PCA."
+            )
+        return Projection(*fit_pca(found, fused if self.dimension is None else self.dimension))
+
+
+NO_PCA = Pca()
 
 
 def read_embeddings(path: Path) -> NDArray[np.float64]:

@@ -35,7 +35,7 @@ def pull(name: str, data_dir: Path, force: bool = False, accepted: Collection[st
 
     Raises:
         InvalidRequest: a licence that does not permit commercial use was not accepted; nothing was fetched.
-        BundleError: no such bundle, or adoption failed.
+        BundleError: no such bundle, what adopting it needs is not installed, or adoption failed.
         DownloadError: a file could not be had.
     """
     recipe = load_catalog().bundle(name)
@@ -53,8 +53,10 @@ def pull(name: str, data_dir: Path, force: bool = False, accepted: Collection[st
     require_accepted(f"The weights of bundle {name} are", recipe.files, accepted)
     # onnx and insightface take a second to load, and are not needed where the bundle is there.
     from export.adopt import adopt
+    from export.embedder_file import require_means
     from export.fetch import fetch_all
 
+    require_means(recipe.embedder)
     detector, embedder = fetch_all(recipe.files, data_dir / "downloads")
     path = adopt(recipe, detector, embedder, data_dir)
     return Pulled(path, open_bundle(path).card, fresh=True)
@@ -77,5 +79,7 @@ def _is_current(card: Card, recipe: BundleRecipe) -> bool:
     """Whether adopting now would give the same bundle."""
     made_from = (card.version, card.detector.source.sha256, card.embedder.source.sha256, card.contract.fusion)
     if made_from != (recipe.version, recipe.detector.sha256, recipe.embedder.sha256, recipe.fusion):
+        return False
+    if card.straighten != recipe.detector.needs_straightening:
         return False
     return card.calibration == shipped(recipe.name, card.embedding_contract, card.detector.source.sha256)

@@ -49,8 +49,8 @@ class Candidate:
     parameters: dict[str, Any] = field(default_factory=dict)
 
 
-def _scaled(loss: str, name: str, values: Sequence[float]) -> list[Candidate]:
-    return [Candidate(loss, parameters={"scale": 16.0, name: value}) for value in values]
+def _scaled(loss: str, name: str, values: Sequence[float], **others: float) -> list[Candidate]:
+    return [Candidate(loss, parameters={"scale": 16.0, name: value, **others}) for value in values]
 
 
 CANDIDATES: dict[str, list[Candidate]] = {
@@ -60,8 +60,10 @@ CANDIDATES: dict[str, list[Candidate]] = {
     "sphereface": [Candidate("sphereface", parameters={"multiple": m, "gamma": 1.0}) for m in (3, 4)],
     "cosface": _scaled("cosface", "margin", (0.1, 0.25)),
     "arcface": _scaled("arcface", "margin_radians", (0.15, 0.35)),
-    "sv-am-softmax": _scaled("sv-am-softmax", "margin", (0.1, 0.25)),
-    "sv-arc-softmax": _scaled("sv-arc-softmax", "margin_radians", (0.15, 0.35)),
+    # With the papers' t of 1.2 a training from fresh weights hardly begins: every other class is a support vector.
+    "sv-softmax": _scaled("sv-softmax", "t", (1.05, 1.2)),
+    "sv-am-softmax": _scaled("sv-am-softmax", "t", (1.05, 1.2), margin=0.1),
+    "sv-arc-softmax": _scaled("sv-arc-softmax", "t", (1.05, 1.2), margin_radians=0.15),
     "f-softmax": _scaled("f-softmax", "gamma", (1.0, 2.0)),
     "hm-softmax": _scaled("hm-softmax", "kept", (0.75, 0.9)),
     "center": [Candidate("center", parameters={"weight": weight}) for weight in (0.003, 0.01)],

@@ -16,12 +16,20 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from models.backbones import make_backbone
+from models.backbones.mobilefacenet import from_facex_zoo
 
 ZIP = b"PK\x03\x04"
 # The stream begins with these two numbers, each a pickle of its own (torch/serialization.py).
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
+
+# Whose networks are known: the backbone that is theirs too, and how the names of their tensors become ours.
+PUBLISHED: Mapping[str, tuple[Callable[[], nn.Module], Callable[[Mapping[str, Tensor]], dict[str, Tensor]]]] = {
+    "facex-zoo-mobilefacenet": (partial(make_backbone, "mobilefacenet", 512), from_facex_zoo),
+}
 
 DTYPES = {
     "FloatStorage": torch.float32,
@@ -35,6 +43,27 @@ DTYPES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
+
+
+def published_backbone(path: Path, name: str) -> nn.Module:
+    """A backbone in evaluation mode, with the weights of a published checkpoint.
+
+    Args:
+        name: whose network it is, one of ``PUBLISHED``.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: an unknown name, or the file does not hold the weights of that network.
+    """
+    if name not in PUBLISHED:
+        raise ValueError(f"published backbone is {name!r}; known: {', '.join(PUBLISHED)}")
+    make, rename = PUBLISHED[name]
+    network, tensors = make(), rename(read_tensors(path))
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:  # names or shapes that differ
+        raise ValueError(f"{path} does not hold the weights of {name}: {error}") from error
+    return network.eval()
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

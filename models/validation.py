@@ -28,7 +28,7 @@ class Pairs:
 
 
 def draw_pairs(labels: NDArray[np.int64], count: int, seed: int) -> Pairs:
-    """At most ``count`` genuine and as many impostor pairs at random, no pair twice, in ten folds.
+    """At most ``count`` genuine and as many impostor pairs at random, no pair twice, in ten folds of equal halves.
 
     Identities are drawn with equal chance, however many photos they have.
 
@@ -57,8 +57,10 @@ def draw_pairs(labels: NDArray[np.int64], count: int, seed: int) -> Pairs:
         genuine = _distinct(rows[starts[one] + a], rows[starts[one] + b])
         k, j = _two_of(np.full(draws, len(own)), rng)
         impostor = _distinct(*(rows[starts[p] + rng.integers(0, counts[p])] for p in (own[k], own[j])))
-        parts.append((genuine, True, fold))
-        parts.append((impostor, False, fold))
+        # As many of each, else the accuracy of a coin would not be a half.
+        most = min(len(genuine), len(impostor))
+        parts.append((rng.permutation(genuine)[:most], True, fold))
+        parts.append((rng.permutation(impostor)[:most], False, fold))
     pairs = np.concatenate([found for found, _, _ in parts])
     repeats = [len(found) for found, _, _ in parts]
     return Pairs(

@@ -1,5 +1,6 @@
 """What the service can do with photos, independent of how it is asked; the HTTP routes and the command line call it."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,19 +8,28 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from service.decision.quality_policy import QualityPolicy, require_quality
 from service.decision.thresholds import OperatingPoint, Thresholds
 from service.errors import InvalidRequest, ModelMismatch
+from service.metrics import stage
+from service.recognition.decode import decode
 from service.recognition.quality import Quality, measure
 from service.recognition.recognizer import RecognitionOptions, Recognizer
 from service.recognition.select import FacePolicy, OneFacePolicy, select_faces
+from service.recognition.tilt import TiltOptions
 from service.recognition.types import EmbeddedFace, Face, Image
+from service.runtime.batching import SharedDetector, SharedEmbedder
 from service.runtime.bundle import locate, open_bundle
 from service.runtime.card import Card
-from service.runtime.networks import RuntimeOptions, open_networks
+from service.runtime.decoders import Decoders
+from service.runtime.networks import RuntimeOptions, available_cores, open_networks
+from service.runtime.tuning import plan_for
 from service.settings import Settings
 
 # Embeddings that come from outside are checked to be of unit length within this.
 UNIT_TOLERANCE = 1e-3
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,35 +64,58 @@ class Comparison:
 class Engine:
     """One bundle at work. Thread-safe."""
 
-    def __init__(self, card: Card, recognizer: Recognizer, providers: tuple[str, str]) -> None:
-        """``providers``: what the detector and the embedder really run on."""
+    def __init__(
+        self,
+        card: Card,
+        recognizer: Recognizer,
+        providers: tuple[str, str],
+        photo_threads: int | None = None,
+        decoders: Decoders | None = None,
+    ) -> None:
+        """
+        Args:
+            providers: what the detector and the embedder really run on.
+            photo_threads: how many photos are best worked on at once; None for one a core.
+            decoders: the processes that the recognizer decodes in, if it does.
+        """
         self.card = card
         self.recognizer = recognizer
         self.thresholds = Thresholds(card.calibration)
         self.providers = providers
+        self.photo_threads = photo_threads or available_cores()
+        self._decoders = decoders
 
     def warm_up(self) -> None:
-        """Run both networks once, so that the first request does not pay for their allocations."""
+        """Run both networks once, so that the first request does not pay for their allocations; wait for decoders."""
         size = self.card.contract.alignment.size
         self.recognizer.detect(Image(np.zeros((256, 256, 3), np.uint8)))
         self.recognizer.embed_crops([np.zeros((size, size, 3), np.uint8)] * 2)
+        if self._decoders is not None:
+            self._decoders.warm_up()
 
     def detect(self, content: bytes) -> tuple[Image, list[FoundFace]]:
         """All faces of an encoded photo, largest first."""
-        image = self.recognizer.decode(content)
-        return image, [FoundFace(f, self.recognizer.quality(image, f)) for f in self.recognizer.detect(image)]
+        image, faces = self._found(content)
+        with stage("align"):
+            return image, [FoundFace(face, self.recognizer.quality(image, face)) for face in faces]
 
     def embed(self, content: bytes, policy: FacePolicy) -> tuple[Image, list[tuple[FoundFace, EmbeddedFace]]]:
         """Embeddings of the faces that ``policy`` chooses."""
         image, faces, _ = self._faces(content, policy, "image")
-        embedded = self.recognizer.embed([(image, face) for face in faces])
+        embedded = self._embedded(image, faces)
         return image, [(_measured(e), e) for e in embedded]
 
-    def subject(self, content: bytes, policy: OneFacePolicy, name: str) -> Subject:
-        """The one person that an encoded photo is about; ``name`` stands for the photo in error messages."""
+    def subject(self, content: bytes, policy: OneFacePolicy, name: str, quality: QualityPolicy = "off") -> Subject:
+        """The one person that an encoded photo is about; ``name`` stands for the photo in error messages.
+
+        Raises:
+            UnusableInput: no face, several, or one below the limits of the ``quality`` policy.
+        """
         image, [face], faces_found = self._faces(content, policy, name)
-        [embedded] = self.recognizer.embed([(image, face)])
-        return Subject(_measured(embedded), embedded, faces_found)
+        [embedded] = self._embedded(image, [face])
+        found = _measured(embedded)
+        require_quality(found.quality, quality, self.card.calibration, name)
+        return Subject(found, embedded, faces_found)
 
     def compare(self, a: Sequence[float], b: Sequence[float], contract: str, point: OperatingPoint) -> Comparison:
         """Two embeddings made earlier.
@@ -120,14 +153,25 @@ class Engine:
             raise InvalidRequest(f"{name} has length {length:.6g}; embeddings have unit length.", {"field": name})
         return (vector / length).astype(np.float32)
 
+    def _found(self, content: bytes) -> tuple[Image, list[Face]]:
+        with stage("decode"):
+            image = self.recognizer.decode(content)
+        with stage("detect"):
+            return image, self.recognizer.detect(image)
+
+    def _embedded(self, image: Image, faces: Sequence[Face]) -> list[EmbeddedFace]:
+        with stage("align"):
+            crops = [self.recognizer.crop(image, face) for face in faces]
+        with stage("embed"):
+            return self.recognizer.embed_aligned(faces, crops)
+
     def _faces(self, content: bytes, policy: FacePolicy, what: str) -> tuple[Image, list[Face], int]:
-        image = self.recognizer.decode(content)
-        faces = self.recognizer.detect(image)
+        image, faces = self._found(content)
         return image, select_faces(faces, policy, self.recognizer.options.min_face_size, what), len(faces)
 
 
 def _measured(embedded: EmbeddedFace) -> FoundFace:
-    return FoundFace(embedded.face, measure(embedded.face, embedded.crop))
+    return FoundFace(embedded.face, measure(embedded.face, embedded.crop, embedded.feature_norm))
 
 
 def compare_subjects(a: Subject, b: Subject, point: OperatingPoint) -> Comparison:
@@ -140,8 +184,11 @@ def cosine(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
     return float(np.clip(np.dot(a.astype(np.float64), b.astype(np.float64)), -1.0, 1.0))
 
 
-def load_engine(settings: Settings) -> Engine:
+def load_engine(settings: Settings, strangers: bool = False) -> Engine:
     """Open the bundle that ``settings`` name, on the provider they name.
+
+    Args:
+        strangers: photos come from strangers, so that they are decoded in processes of their own.
 
     Raises:
         BundleError, DeviceError: see ``service.runtime``.
@@ -150,8 +197,19 @@ def load_engine(settings: Settings) -> Engine:
     cv2.setNumThreads(1)
     bundle = open_bundle(locate(settings.bundle, settings.data_dir))
     contract = bundle.card.contract
-    runtime = RuntimeOptions(provider=settings.provider, threads=settings.threads)
+    threads = settings.threads if "threads" in settings.model_fields_set else None
+    plan = plan_for(settings.data_dir, bundle.card, settings.provider, threads)
+    log.info("%s", plan)
+    runtime = RuntimeOptions(
+        settings.provider, plan.threads, settings.gpu, settings.gpu_memory_mib, settings.data_dir / "engines"
+    )
     detector, embedder = open_networks(bundle.detector, bundle.embedder, contract, runtime)
-    options = RecognitionOptions(max_pixels=settings.max_pixels, min_face_size=settings.min_face_size)
-    recognizer = Recognizer(detector, embedder, contract.alignment.template, contract.alignment.size, options)
-    return Engine(bundle.card, recognizer, (detector.provider, embedder.provider))
+    options = RecognitionOptions(
+        max_pixels=settings.max_pixels,
+        min_face_size=settings.min_face_size,
+        tilt=TiltOptions() if bundle.card.straighten else None,
+    )
+    shared = SharedDetector(detector, plan.detector), SharedEmbedder(embedder, plan.embedder)
+    decoders = Decoders(plan.photo_threads, settings.max_pixels) if strangers else None
+    recognizer = Recognizer(*shared, contract.alignment.template, contract.alignment.size, options, decoders or decode)
+    return Engine(bundle.card, recognizer, (detector.provider, embedder.provider), plan.photo_threads, decoders)

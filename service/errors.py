@@ -10,11 +10,14 @@
     │   ├── FaceNotFound
     │   ├── MultipleFaces
     │   ├── FaceTooSmall
+    │   ├── FaceQualityTooLow         below the limits of the quality policy
     │   ├── ModelMismatch             embeddings of two different contracts
     │   ├── Missing
     │   │   ├── GalleryNotFound
     │   │   ├── PersonNotFound
     │   │   └── FaceIdNotFound
+    │   ├── Unauthorized              no access key, or none that is known
+    │   ├── Forbidden                 the access key is not for this
     │   ├── Conflict                  an id or an idempotency key that is taken by something else
     │   ├── InvalidRequest            a field that is missing, unknown, or of the wrong type or range
     │   └── UnsupportedErrorRate      an FMR that the calibration data cannot speak about
@@ -23,6 +26,9 @@
         ├── DownloadError             no mirror gave the file with the right digest
         ├── DeviceError               the device asked for is not the one that would run
         ├── Overloaded
+        │   └── RateLimited           one caller takes more than their part
+        ├── DeadlineExceeded
+        ├── CallerLeft                nobody reads the answer; never sent
         ├── InsufficientStorage       the disk is full; nothing was written
         └── NotReady
 """
@@ -73,6 +79,10 @@ class FaceTooSmall(UnusableInput):
     """The face has too few pixels to be compared."""
 
 
+class FaceQualityTooLow(UnusableInput):
+    """The face is below the limits of the quality policy; the reasons are in ``details``."""
+
+
 class ModelMismatch(UnusableInput):
     """Embeddings made under different contracts cannot be compared."""
 
@@ -91,6 +101,14 @@ class PersonNotFound(Missing):
 
 class FaceIdNotFound(Missing):
     """There is no such enrolled face."""
+
+
+class Unauthorized(UnusableInput):
+    """There is no access key with the request, or it is not known, or has expired."""
+
+
+class Forbidden(UnusableInput):
+    """The access key is known, but not for this call or this gallery."""
 
 
 class Conflict(UnusableInput):
@@ -123,6 +141,18 @@ class DeviceError(Unavailable):
 
 class Overloaded(Unavailable):
     """All places in the queue are taken; try again after ``details["retry_after_s"]``."""
+
+
+class RateLimited(Overloaded):
+    """One caller has as many requests in the service as they may have."""
+
+
+class DeadlineExceeded(Unavailable):
+    """The answer would come later than the caller waits."""
+
+
+class CallerLeft(Unavailable):
+    """The connection is gone: the work is dropped and nothing is answered."""
 
 
 class InsufficientStorage(Unavailable):

@@ -4,7 +4,9 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from service.decision.quality_policy import QualityPolicy
 from service.decision.searches import SearchPoint
+from service.decision.thresholds import OperatingPoint
 from service.engine import Comparison, Engine, Subject, cosine
 from service.errors import PersonNotFound, UnusableInput
 from service.gallery.gallery import Candidate, Galleries
@@ -13,6 +15,9 @@ from service.gallery.store import AddedFaces, Once
 from service.recognition.select import OneFacePolicy, box_details
 
 Answer = Mapping[str, object]
+
+# Two persons above the threshold, closer together than this: see docs/thresholds.md for what was measured.
+AMBIGUOUS_MARGIN = 0.15
 
 
 @dataclass(frozen=True)
@@ -25,16 +30,27 @@ class Rejection:
 
 @dataclass(frozen=True)
 class Identification:
-    """What a search says of one probe: ``identified`` is whether the first candidate reaches the threshold."""
+    """What a search says of one probe.
+
+    Attributes:
+        identified: does the first candidate reach the threshold?
+        candidates: those to tell.
+        margin: how much more similar the first candidate is than the second; None where there are not two.
+        ambiguous: the second reaches the threshold, too, and is no further than ``AMBIGUOUS_MARGIN`` behind.
+    """
 
     identified: bool
     candidates: tuple[Candidate, ...]
+    margin: float | None
+    ambiguous: bool
 
 
-def examine(engine: Engine, content: bytes, policy: OneFacePolicy, name: str) -> Subject | UnusableInput:
+def examine(
+    engine: Engine, content: bytes, policy: OneFacePolicy, name: str, quality: QualityPolicy
+) -> Subject | UnusableInput:
     """The person in a photo, or the reason why it cannot be used, as a value: other photos go on."""
     try:
-        return engine.subject(content, policy, name)
+        return engine.subject(content, policy, name, quality)
     except UnusableInput as error:
         return error
 
@@ -46,6 +62,7 @@ def enrol(
     face_ids: Sequence[str | None],
     once: Once | None,
     code_of: Callable[[UnusableInput], str],
+    keep_crops: bool = False,
 ) -> AddedFaces:
     """Add what could be used of some photos to a person, in one durable step.
 
@@ -54,6 +71,7 @@ def enrol(
         examined: one entry a photo.
         face_ids: the caller's id for each photo's face, or None.
         code_of: the stable code that stands for an error in the answer.
+        keep_crops: whether the aligned faces are kept too.
 
     Raises:
         UnusableInput: no photo could be used; it is the first one's error, with all of them in ``details``.
@@ -64,7 +82,9 @@ def enrol(
     if not used:
         first = rejected[0].error
         raise type(first)(f"None of {len(examined)} photos could be enrolled. {first.message}", {"rejected": told})
-    faces = [NewFace(s.embedded.embedding, face_ids[i], _facts(s)) for i, s in used]
+    faces = [
+        NewFace(s.embedded.embedding, face_ids[i], _facts(s), s.embedded.crop if keep_crops else None) for i, s in used
+    ]
 
     def answer(records: Sequence[FaceRecord]) -> Answer:
         enrolled = [
@@ -79,24 +99,27 @@ def enrol(
 def decide(candidates: Sequence[Candidate], point: SearchPoint, only_above: bool) -> Identification:
     """Identified, if the best candidate reaches the threshold; else unknown, an ordinary answer."""
     above = tuple(c for c in candidates if c.similarity >= point.threshold)
-    return Identification(bool(above), above if only_above else tuple(candidates))
+    margin = candidates[0].similarity - candidates[1].similarity if len(candidates) > 1 else None
+    ambiguous = len(above) > 1 and margin is not None and margin < AMBIGUOUS_MARGIN
+    return Identification(bool(above), above if only_above else tuple(candidates), margin, ambiguous)
 
 
 def verify_enrolled(
-    engine: Engine,
     galleries: Galleries,
     place: tuple[str, str],
     subject: Subject,
-    fmr: float | None,
-    threshold: float | None,
+    choose: Callable[[int], OperatingPoint],
 ) -> Comparison:
-    """Is the person in the photo the enrolled one? The most similar of that person's faces decides."""
-    point = engine.thresholds.choose(fmr, threshold)
+    """Is the person in the photo the enrolled one? The most similar of that person's faces decides.
+
+    Args:
+        choose: the operating point for a person with so many faces.
+    """
     templates = galleries.person_embeddings(*place)
     if not len(templates):
         raise PersonNotFound(f"Person {place[1]!r} has no enrolled face to verify against.")
     best = max(range(len(templates)), key=lambda i: float(templates[i] @ subject.embedded.embedding))
-    return Comparison(cosine(templates[best], subject.embedded.embedding), point)
+    return Comparison(cosine(templates[best], subject.embedded.embedding), choose(len(templates)))
 
 
 def digest(*parts: object) -> str:

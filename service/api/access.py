@@ -30,6 +30,11 @@ def _store_workers(request: Request) -> Workers:
     return workers
 
 
+def _search_workers(request: Request) -> Workers:
+    workers: Workers = request.app.state.search_workers
+    return workers
+
+
 @dataclass(frozen=True)
 class Everything:
     """For the routes that need all of it."""
@@ -38,16 +43,25 @@ class Everything:
     galleries: Galleries
     workers: Workers
     store_workers: Workers
+    search_workers: Workers
+    keep_crops: bool
 
 
 def _everything(request: Request) -> Everything:
-    return Everything(_engine(request), _galleries(request), _workers(request), _store_workers(request))
+    return Everything(
+        _engine(request),
+        _galleries(request),
+        _workers(request),
+        _store_workers(request),
+        _search_workers(request),
+        request.app.state.settings.keep_crops,
+    )
 
 
 EverythingDep = Annotated[Everything, Depends(_everything)]
 EngineDep = Annotated[Engine, Depends(_engine)]
 GalleriesDep = Annotated[Galleries, Depends(_galleries)]
-# For decoding and networks: one thread a core.
+# For decoding and networks.
 WorkersDep = Annotated[Workers, Depends(_workers)]
 # For the store, which mostly waits for the disk.
 StoreWorkersDep = Annotated[Workers, Depends(_store_workers)]

@@ -7,21 +7,28 @@ from contextlib import asynccontextmanager
 
 import anyio
 import anyio.to_thread
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from service import __version__
 from service.api import errors
+from service.api.callers import CallerContext
 from service.api.context import RequestContext
-from service.api.routes import bulk, faces, health, photos
+from service.api.document import describe, name_operation
+from service.api.guard import Guard, admit
+from service.api.intake import Intake
+from service.api.routes import bulk, faces, health, metrics, photos, report
 from service.api.routes import galleries as gallery_routes
 from service.engine import Engine
 from service.gallery.gallery import Galleries
-from service.runtime.networks import available_cores
+from service.retention import Retention
 from service.runtime.workers import Workers
+from service.security.audit_log import AuditLog
 from service.settings import Settings
 
 # Requests to the store mostly wait for the disk, so there may be more of them than cores.
 STORE_THREADS = 8
+# Searches mostly wait for a scan that is shared by all that wait: the more there may be, the fewer scans.
+SEARCH_THREADS = 64
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +38,7 @@ def create_app(
     settings: Settings,
     galleries: Galleries | None = None,
     failed: Callable[[Exception], None] | None = None,
+    guard: Guard | None = None,
 ) -> FastAPI:
     """The application around a loaded engine. It answers at once, and is ready when its networks are warm and its
     galleries in memory.
@@ -38,6 +46,7 @@ def create_app(
     Args:
         galleries: without them only the stateless calls are there.
         failed: called if it cannot become ready.
+        guard: access keys and the audit log; without it everybody may do everything, and nothing is written down.
     """
 
     async def get_ready(app: FastAPI) -> None:
@@ -58,6 +67,10 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(get_ready, app)
+            if galleries is not None:
+                tasks.start_soon(_sweep, Retention(galleries, app.state.guard.audit), settings.retention_check_s)
+            if app.state.guard.audit is not None:
+                tasks.start_soon(_sync, app.state.guard.audit)
             yield
             app.state.ready = False
             tasks.cancel_scope.cancel()
@@ -70,19 +83,51 @@ def create_app(
         # FastAPI's own documentation pages load scripts from elsewhere; the document itself is at /openapi.json.
         docs_url=None,
         redoc_url=None,
+        dependencies=[Depends(admit)],
+        generate_unique_id_function=name_operation,
     )
-    app.state.ready = False
+    app.openapi = describe(app)  # type: ignore[method-assign]
+    app.state.guard = guard or Guard()
+    app.state.ready = app.state.draining = False
     app.state.engine = engine
     app.state.settings = settings
-    app.state.workers = Workers(available_cores(), settings.max_waiting)
+    app.state.workers = Workers(engine.photo_threads, settings.max_waiting, "photos", settings.max_per_client)
     app.state.galleries = galleries
-    app.state.store_workers = Workers(STORE_THREADS, settings.max_waiting)
+    app.state.store_workers = Workers(STORE_THREADS, settings.max_waiting, "store", settings.max_per_client)
+    app.state.search_workers = Workers(SEARCH_THREADS, settings.max_waiting, "search", settings.max_per_client)
+    app.state.intake = Intake(settings.max_body_bytes, settings.max_upload_bytes)
+    # The last one added is the outermost.
+    app.add_middleware(CallerContext, intake=app.state.intake, timeout_s=settings.request_timeout_s)
     app.add_middleware(RequestContext)
     errors.install(app)
     app.include_router(health.router)
+    app.include_router(metrics.router)
     app.include_router(photos.router)
+    app.include_router(photos.audited)
     if galleries is not None:
         app.include_router(gallery_routes.router)
         app.include_router(faces.router)
         app.include_router(bulk.router)
+        app.include_router(report.router)
     return app
+
+
+async def _sweep(retention: Retention, pause_s: float) -> None:
+    """Erase persons whose time is up, again and again."""
+    while True:
+        await anyio.sleep(pause_s)
+        try:
+            await anyio.to_thread.run_sync(retention.sweep)
+        except Exception:
+            # A full disk, a damaged file: the next one may go well.
+            log.exception("Persons whose time is up could not be erased.")
+
+
+async def _sync(audit: AuditLog) -> None:
+    """Bring the lines of reads and searches to the disk."""
+    while True:
+        await anyio.sleep(1)
+        try:
+            await anyio.to_thread.run_sync(audit.sync)
+        except Exception:
+            log.exception("The audit log could not be synced.")

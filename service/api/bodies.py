@@ -6,7 +6,7 @@ the same model. Bodies stay in memory: a photo of a face is never written to a t
 
 import base64
 import binascii
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, ClassVar, TypeVar
 
 import pydantic_core
@@ -16,7 +16,9 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from service.api.errors import MalformedRequest
-from service.errors import ImageTooLarge, InvalidRequest, UnsupportedMediaType
+from service.api.intake import Intake
+from service.errors import InvalidRequest, UnsupportedMediaType
+from service.runtime.workers import Workers
 
 # 32 photos with an id each are the most that a call takes; a hundred parts are a mistake or an attack.
 MAX_FILES, MAX_FIELDS = 32, 40
@@ -28,11 +30,15 @@ Body = TypeVar("Body", bound="RequestBody")
 class RequestBody(BaseModel):
     """Base of all request bodies: unknown fields are refused, numbers are finite.
 
-    In multipart, the fields named in ``repeated`` may come several times and make a list.
+    In multipart, the fields named in ``repeated`` may come several times and make a list. ``photos`` is how many
+    files a multipart body has at least: without places for so many it is not even read.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     repeated: ClassVar[frozenset[str]] = frozenset()
+    # Of which a form is not told: vectors are no text.
+    json_only: ClassVar[frozenset[str]] = frozenset()
+    photos: ClassVar[int] = 0
 
 
 def _photo_bytes(value: object) -> bytes:
@@ -65,12 +71,15 @@ def reader(model: type[Body], multipart: bool = True, required: bool = True) -> 
     """
 
     async def read(request: Request) -> Body:
-        limit: int = request.app.state.settings.max_body_bytes
+        intake: Intake = request.app.state.intake
         kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
         if kind == "application/json":
-            return _validate(model, _parse_json(b"".join([c async for c in _limited(request, limit)])), strict=True)
+            return _validate(model, _parse_json(b"".join([c async for c in intake.chunks(request)])), strict=True)
         if kind == "multipart/form-data" and multipart:
-            return _validate(model, await _parse_multipart(request, limit, model.repeated), strict=False)
+            if model.photos:
+                workers: Workers = request.app.state.workers
+                workers.refuse_if_full(model.photos)
+            return _validate(model, await _parse_multipart(request, intake, model.repeated), strict=False)
         accepted = ["application/json", "multipart/form-data"] if multipart else ["application/json"]
         if not kind and request.headers.get("content-length", "0") == "0":
             if not required:
@@ -83,12 +92,30 @@ def reader(model: type[Body], multipart: bool = True, required: bool = True) -> 
 
 def openapi_body(model: type[RequestBody], multipart: bool = True, required: bool = True) -> dict[str, Any]:
     """The ``requestBody`` of the OpenAPI document for both encodings of ``model``."""
-    schema = model.model_json_schema()
+    schema = _inlined(model.model_json_schema())
     content: dict[str, Any] = {"application/json": {"schema": schema}}
     if multipart:
         binary = {"type": "string", "format": "binary"}
-        content = {"multipart/form-data": {"schema": _replace_photos(schema, binary)}, **content}
+        shown = {name: part for name, part in schema["properties"].items() if name not in model.json_only}
+        form = {**schema, "properties": _replace_photos(shown, binary)}
+        content = {"multipart/form-data": {"schema": form}, **content}
     return {"requestBody": {"required": required, "content": content}}
+
+
+def _inlined(schema: dict[str, Any]) -> Any:
+    """The schema without ``$defs``, which its references could not reach inside an OpenAPI document."""
+    definitions = schema.pop("$defs", {})
+
+    def inline(part: Any) -> Any:
+        if isinstance(part, list):
+            return [inline(item) for item in part]
+        if not isinstance(part, dict):
+            return part
+        if "$ref" in part:
+            return inline(definitions[part["$ref"].removeprefix("#/$defs/")])
+        return {name: inline(item) for name, item in part.items()}
+
+    return inline(schema)
 
 
 def _replace_photos(schema: Any, by: dict[str, str]) -> Any:
@@ -102,23 +129,6 @@ def _replace_photos(schema: Any, by: dict[str, str]) -> Any:
     return {name: _replace_photos(part, by) for name, part in schema.items()}
 
 
-async def _limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
-    """The body's chunks; refused at its announced length, or at the first byte too many."""
-    announced = request.headers.get("content-length", "")
-    received = int(announced) if announced.isdecimal() else 0
-    too_large = ImageTooLarge(
-        f"The request body has more than the {limit:,} bytes that are accepted.", {"max_body_bytes": limit}
-    )
-    if received > limit:
-        raise too_large
-    received = 0
-    async for chunk in request.stream():
-        received += len(chunk)
-        if received > limit:
-            raise too_large
-        yield chunk
-
-
 def _parse_json(body: bytes) -> dict[str, Any]:
     try:
         value = pydantic_core.from_json(body, allow_inf_nan=False)
@@ -129,15 +139,15 @@ def _parse_json(body: bytes) -> dict[str, Any]:
     return value
 
 
-async def _parse_multipart(request: Request, limit: int, repeated: frozenset[str]) -> dict[str, Any]:
+async def _parse_multipart(request: Request, intake: Intake, repeated: frozenset[str]) -> dict[str, Any]:
     parser = MultiPartParser(
         request.headers,
-        _limited(request, limit),
+        intake.chunks(request),
         max_files=MAX_FILES,
         max_fields=MAX_FIELDS,
         max_part_size=MAX_TEXT_PART,
     )
-    parser.spool_max_size = limit + 1
+    parser.spool_max_size = intake.max_body_bytes + 1
     try:
         form = await parser.parse()
     except MultiPartException as error:

@@ -12,6 +12,13 @@ from service.api.errors import error_response
 log = logging.getLogger(__name__)
 
 REQUEST_ID = "x-request-id"
+# No answer is to be kept by anybody on the way, taken for something else, or shown in somebody's page.
+SAFE_HEADERS = {
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
 # A caller's own id is repeated in headers and logs, so it may hold nothing that could break either.
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -35,7 +42,10 @@ class RequestContext:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID] = request_id
+                for name, value in SAFE_HEADERS.items():
+                    headers.setdefault(name, value)
             await send(message)
 
         try:

@@ -9,8 +9,9 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
-from service import errors
+from service import errors, metrics
 
 log = logging.getLogger(__name__)
 
@@ -19,9 +20,15 @@ class MalformedRequest(errors.InvalidRequest):
     """Not even well-formed: no body, broken JSON, broken multipart."""
 
 
+class TooSlow(MalformedRequest):
+    """The body did not come in time; the connection is closed."""
+
+
 # The first class of an error's method resolution order that stands here decides.
 STATUS_AND_CODE: Mapping[type[errors.LikenessError], tuple[int, str]] = {
     MalformedRequest: (400, "invalid_request"),
+    errors.Unauthorized: (401, "unauthorized"),
+    errors.Forbidden: (403, "forbidden"),
     errors.GalleryNotFound: (404, "gallery_not_found"),
     errors.PersonNotFound: (404, "person_not_found"),
     errors.FaceIdNotFound: (404, "face_id_not_found"),
@@ -33,9 +40,12 @@ STATUS_AND_CODE: Mapping[type[errors.LikenessError], tuple[int, str]] = {
     errors.FaceNotFound: (422, "face_not_found"),
     errors.MultipleFaces: (422, "multiple_faces"),
     errors.FaceTooSmall: (422, "face_too_small"),
+    errors.FaceQualityTooLow: (422, "face_quality_too_low"),
     errors.UnusableInput: (422, "invalid_request"),
     errors.InvalidRequest: (422, "invalid_request"),
+    errors.RateLimited: (429, "rate_limited"),
     errors.Overloaded: (429, "overloaded"),
+    errors.DeadlineExceeded: (503, "deadline_exceeded"),
     errors.InsufficientStorage: (507, "insufficient_storage"),
     errors.NotReady: (503, "not_ready"),
     errors.Unavailable: (503, "not_ready"),
@@ -70,6 +80,11 @@ async def _on_domain_error(request: Request, error: Exception) -> JSONResponse:
     response = error_response(request.state.request_id, status, code, error.message, error.details)
     if status in (429, 503):
         response.headers["Retry-After"] = str(error.details.get("retry_after_s", 1))
+        metrics.REFUSED.labels(code).inc()
+    if status == 401:
+        response.headers["WWW-Authenticate"] = 'Bearer realm="likeness"'
+    if isinstance(error, TooSlow):
+        response.headers["Connection"] = "close"
     return response
 
 
@@ -81,7 +96,20 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
         message = str(error.detail)
     response = error_response(request.state.request_id, error.status_code, "invalid_request", message)
     response.headers.update(error.headers or {})
+    if error.status_code == 405:
+        # The framework names only those of the first route with this path.
+        response.headers["Allow"] = ", ".join(_methods_of(request))
     return response
+
+
+def _methods_of(request: Request) -> list[str]:
+    """All methods that the path of a request has."""
+    found = set()
+    for method in ("GET", "PUT", "POST", "PATCH", "DELETE"):
+        scope = {**request.scope, "method": method}
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.router.routes):
+            found.add(method)
+    return sorted(found)
 
 
 async def _on_bad_parameter(request: Request, error: Exception) -> JSONResponse:

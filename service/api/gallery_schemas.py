@@ -1,9 +1,9 @@
 """Requests and answers about galleries, persons, faces and searches."""
 
-import json
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal
 
+import pydantic_core
 from pydantic import (
     AwareDatetime,
     BaseModel,
@@ -17,8 +17,10 @@ from pydantic import (
 )
 
 from service.api.bodies import Photo, RequestBody
-from service.api.schemas import Box, Fmr, RawThreshold
-from service.decision.searches import SearchPoint
+from service.api.schemas import Box, Extrapolate, Fmr, RawThreshold
+from service.decision.curve import Interval
+from service.decision.quality_policy import QualityPolicy
+from service.decision.searches import SearchPoint, Wanted
 from service.gallery.gallery import Candidate
 from service.gallery.records import FaceRecord, GalleryRecord, PersonRecord
 from service.recognition.select import FacePolicy, OneFacePolicy
@@ -34,7 +36,7 @@ MOST_PHOTOS = 32
 
 def _from_text(value: object) -> object:
     """In multipart an object comes as JSON text."""
-    return json.loads(value) if isinstance(value, str) else value
+    return pydantic_core.from_json(value, allow_inf_nan=False) if isinstance(value, str) else value
 
 
 def _time(value: object) -> object:
@@ -50,6 +52,9 @@ Vector = Annotated[list[float], Field(min_length=1, max_length=8192)]
 class GalleryPut(RequestBody):
     name: Text | None = None
     description: Text | None = None
+    retention_days: (
+        Annotated[int, Field(ge=1, le=36_500, description="persons are erased so long after they were made")] | None
+    ) = None
 
 
 class PersonPut(RequestBody):
@@ -75,9 +80,12 @@ class EnrolRequest(RequestBody):
     """Photos, or templates made elsewhere under the same contract."""
 
     repeated: ClassVar[frozenset[str]] = frozenset({"images", "face_ids"})
+    json_only: ClassVar[frozenset[str]] = frozenset({"embeddings", "embedding_contract"})
+    photos: ClassVar[int] = 1
 
     images: Annotated[list[Photo], Field(min_length=1, max_length=MOST_PHOTOS)] | None = None
     faces: OneFacePolicy = "single"
+    quality: QualityPolicy = "enrol"
     face_ids: Annotated[list[Id], Field(max_length=MOST_PHOTOS)] | None = None
     embeddings: Annotated[list[TemplateIn], Field(min_length=1, max_length=1000)] | None = None
     embedding_contract: Annotated[str, Field(max_length=256)] | None = None
@@ -97,13 +105,23 @@ class _Searched(RequestBody):
     fpir: Annotated[float, Field(gt=0, lt=1, description="rate of searches that identify a stranger")] | None = None
     fmr: Fmr | None = None
     threshold: RawThreshold | None = None
+    extrapolate: Extrapolate = False
+
+    @property
+    def wanted(self) -> Wanted:
+        return Wanted(self.fpir, self.fmr, self.threshold, self.extrapolate)
 
 
 class SearchRequest(_Searched):
     """A photo, or an embedding made elsewhere under the same contract."""
 
+    json_only: ClassVar[frozenset[str]] = frozenset({"embedding", "embedding_contract"})
+
+    photos: ClassVar[int] = 1
+
     image: Photo | None = None
     faces: FacePolicy = "single"
+    quality: QualityPolicy = "off"
     embedding: Vector | None = None
     embedding_contract: Annotated[str, Field(max_length=256)] | None = None
     top_k: Annotated[int, Field(ge=1, le=100)] = 5
@@ -120,10 +138,14 @@ class SearchRequest(_Searched):
 
 
 class VerifyPersonRequest(RequestBody):
+    photos: ClassVar[int] = 1
+
     image: Photo
     faces: OneFacePolicy = "single"
+    quality: QualityPolicy = "off"
     fmr: Fmr | None = None
     threshold: RawThreshold | None = None
+    extrapolate: Extrapolate = False
 
 
 class GalleryOut(BaseModel):
@@ -134,6 +156,7 @@ class GalleryOut(BaseModel):
     persons: int
     faces: int
     created_at: datetime
+    retention_days: int | None
 
     @classmethod
     def of(cls, record: GalleryRecord) -> "GalleryOut":
@@ -163,6 +186,14 @@ class FaceRecordOut(BaseModel):
     @classmethod
     def of(cls, record: FaceRecord) -> "FaceRecordOut":
         return cls.model_validate({"face_id": record.id, "created_at": record.created_at, **record.facts})
+
+
+class Erased(BaseModel):
+    """What an erasure is proved with, on request (``Prefer: return=representation``)."""
+
+    erased: dict[str, str]
+    at: str
+    receipt: Annotated[str, Field(description="number and mac of its line in the audit log")]
 
 
 class GalleryPage(BaseModel):
@@ -208,6 +239,10 @@ class SearchPointOut(BaseModel):
     fmr: float | None
     fpir: float | None
     calibration_id: str | None
+    fnir: Annotated[float | None, Field(description="rate of searches that miss a person who is enrolled")]
+    fmr_interval: Interval | None
+    fpir_interval: Interval | None
+    extrapolated: Annotated[bool, Field(description="the rates follow from a fitted tail, not from counts")]
 
     @classmethod
     def of(cls, point: SearchPoint) -> "SearchPointOut":
@@ -235,6 +270,8 @@ class CandidateOut(BaseModel):
 class ProbeOut(BaseModel):
     box: Box | None
     decision: Literal["identified", "unknown"]
+    margin: Annotated[float | None, Field(description="similarity of the first candidate less that of the second")]
+    ambiguous: Annotated[bool, Field(description="two persons reach the threshold and are close together")]
     candidates: list[CandidateOut]
 
 

@@ -1,27 +1,37 @@
 """What goes over the wire: request and answer models of the HTTP contract."""
 
 import base64
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import BaseModel, Field, model_validator
 
 from service.api.bodies import Photo, RequestBody
+from service.decision.curve import Interval
+from service.decision.quality_policy import QualityPolicy
 from service.decision.thresholds import OperatingPoint
 from service.engine import Comparison, FoundFace, Subject
 from service.recognition.select import FacePolicy, OneFacePolicy, box_details
 from service.recognition.types import EmbeddedFace
+from service.runtime.card import Calibration
 
 Fmr = Annotated[float, Field(gt=0, lt=1, description="false match rate; the threshold follows from the calibration")]
+Extrapolate = Annotated[
+    bool, Field(description="below the rates that the calibration data can speak about, answer from a fitted tail")
+]
 RawThreshold = Annotated[float, Field(ge=-1, le=1, description="raw cosine; at most one of fmr and threshold")]
 
 
 class DetectRequest(RequestBody):
+    photos: ClassVar[int] = 1
+
     image: Photo
     max_faces: Annotated[int, Field(ge=1, le=10_000)] | None = None
 
 
 class EmbedRequest(RequestBody):
+    photos: ClassVar[int] = 1
+
     image: Photo
     faces: FacePolicy = "single"
     encoding: Literal["float", "base64"] = "float"
@@ -30,6 +40,7 @@ class EmbedRequest(RequestBody):
 class _Decided(RequestBody):
     fmr: Fmr | None = None
     threshold: RawThreshold | None = None
+    extrapolate: Extrapolate = False
 
     @model_validator(mode="after")
     def _at_most_one(self) -> "_Decided":
@@ -39,9 +50,12 @@ class _Decided(RequestBody):
 
 
 class VerifyRequest(_Decided):
+    photos: ClassVar[int] = 2
+
     image_a: Photo
     image_b: Photo
     faces: OneFacePolicy = "single"
+    quality: QualityPolicy = "off"
 
 
 class CompareRequest(_Decided):
@@ -64,8 +78,14 @@ class QualityOut(BaseModel):
 
     inter_eye_distance: float
     roll_degrees: float
+    yaw_degrees: float
+    pitch_degrees: float
     brightness: float
+    contrast: float
+    clipped: float
     sharpness: float
+    detection_score: float
+    feature_norm: float | None = None
 
 
 class FaceOut(BaseModel):
@@ -125,6 +145,9 @@ class OperatingPointOut(BaseModel):
     fmr: float | None
     fnmr: float | None
     calibration_id: str | None
+    fmr_interval: Interval | None
+    fnmr_interval: Interval | None
+    extrapolated: Annotated[bool, Field(description="the rates follow from a fitted tail, not from counts")]
 
     @classmethod
     def of(cls, point: OperatingPoint) -> "OperatingPointOut":
@@ -183,6 +206,31 @@ class ProviderOut(BaseModel):
     embedder: str
 
 
+class CalibrationOut(BaseModel):
+    """What the error rates rest on. Rates below ``smallest_fmr`` are refused unless ``extrapolate=true``."""
+
+    calibration_id: str
+    dataset: str
+    dataset_sha256: str
+    persons: int
+    photos: int
+    genuine: int
+    impostor: int
+    effective_impostor: float | None
+    smallest_fmr: float
+    smallest_extrapolated_fmr: float | None
+
+    @classmethod
+    def of(cls, calibration: Calibration) -> "CalibrationOut":
+        fields: dict[str, Any] = {name: getattr(calibration, name, None) for name in cls.model_fields}
+        tail = calibration.tail.points if calibration.tail else ()
+        ends = {
+            "smallest_fmr": calibration.points[-1].fmr,
+            "smallest_extrapolated_fmr": tail[-1].fmr if tail else None,
+        }
+        return cls(**{**fields, **ends})
+
+
 class Limits(BaseModel):
     max_body_bytes: int
     max_pixels: int
@@ -204,6 +252,7 @@ class InfoAnswer(BaseModel):
     embedding_dimension: int
     provider: ProviderOut
     operating_points: list[OperatingPointOut]
+    calibration: CalibrationOut | None
     limits: Limits
     gallery_backend: str | None
     search: SearchOut | None

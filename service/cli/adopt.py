@@ -31,6 +31,8 @@ def add_command(commands: Any, common: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--accept-license", action="append", default=[], metavar="NAME", help="accept the licence of that detector"
     )
+    command.add_argument("--pca", type=Path, metavar="FILE", help=".npy of embeddings (n, d) to fit a PCA to")
+    command.add_argument("--pca-dimension", type=int, metavar="K", help="components that stay (default: all)")
     command.add_argument(
         "--calibration", type=Path, metavar="FILE", help="calibration.json that likeness evaluate wrote for this bundle"
     )
@@ -47,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     """Adopt, and say what came of it."""
     # onnx and insightface, which the service never loads.
     from export.foreign import AdoptOptions, adopt_file
+    from export.projection import Pca
 
     out = args.out.resolve()
     options = AdoptOptions(
@@ -56,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
         fusion=args.fusion,
         detector=args.detector,
         accepted=args.accept_license,
+        pca=Pca(args.pca, args.pca_dimension),
         calibration=args.calibration,
         lfw=lfw_of(args),
     )

@@ -61,6 +61,9 @@ def add_command(commands: Any, remote: argparse.ArgumentParser) -> None:
     command.add_argument("gallery", metavar="GALLERY", help="made if it is not there")
     command.add_argument("folder", type=Path, metavar="DIR", help=f"DIR/PERSON/PHOTO ({' '.join(ENDINGS)})")
     command.add_argument("--faces", choices=["single", "largest"], default="single", help="default: single")
+    command.add_argument(
+        "--quality", choices=["enrol", "probe", "off"], default="enrol", help="limits on photos (default: enrol)"
+    )
     command.add_argument("--workers", type=int, default=4, help="photos sent at once (default: 4)")
     command.add_argument(
         "--rejected", type=Path, metavar="FILE", help="CSV of photos that were rejected (default: GALLERY-rejected.csv)"
@@ -78,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     with client_of(args, args.workers + 1) as client:
         info = client.call("GET", "/info")
         prepare_gallery(client, args.gallery, info["embedding_contract"])
-        work = _Enrolment(client, args.gallery, args.faces, info["limits"]["max_body_bytes"])
+        work = _Enrolment(client, args.gallery, (args.faces, args.quality), info["limits"]["max_body_bytes"])
         with closing(work.outcomes(persons, args.workers)) as outcomes:
             counts = _tally(outcomes, sum(len(person.photos) for person in persons), rejected)
     seconds = time.monotonic() - started
@@ -124,8 +127,9 @@ def _tally(outcomes: Iterable[Outcome], total: int, rejected: Path) -> Counter[s
 class _Enrolment:
     """One run."""
 
-    def __init__(self, client: Client, gallery: str, faces: str, most_bytes: int) -> None:
-        self._client, self._gallery, self._faces, self._most_bytes = client, gallery, faces, most_bytes
+    def __init__(self, client: Client, gallery: str, policies: tuple[str, str], most_bytes: int) -> None:
+        self._client, self._gallery, self._most_bytes = client, gallery, most_bytes
+        self._faces, self._quality = policies
 
     def outcomes(self, persons: list[Person], workers: int) -> Generator[Outcome, None, None]:
         """What became of each photo, as it is known. The first error that is not a photo's own ends the run."""
@@ -188,7 +192,7 @@ class _Enrolment:
                 path_of("galleries", self._gallery, "persons", photo.person, "faces"),
                 repeatable=True,
                 files=[("images", ("photo", photo.content))],
-                data={"faces": self._faces, "face_ids": photo.face},
+                data={"faces": self._faces, "quality": self._quality, "face_ids": photo.face},
             )
         except Conflict as error:
             if error.details.get("face") != photo.face:

@@ -78,14 +78,14 @@ def run_folder(args: argparse.Namespace) -> int:
         return _report(args, engine, evaluate_lfw(embed, folder, args.pairs, args.workers, folder.resolve().name))
     names = [photo.relative_to(folder).as_posix() for person in persons_of(folder) for photo in person.photos]
     result = evaluate_folder(embed, folder, names, args.workers)
-    return _print(args, write_folder_report(result, args.out, _model(engine)), summary)
+    return _print(args, write_folder_report(result, args.out, model_facts(engine)), summary)
 
 
 def run_lfw_search(args: argparse.Namespace) -> int:
     """Measure, write the report, print its summary."""
     engine = _prepare(args)
     result = evaluate_lfw_search(photo_embedder(engine), args.images, args.workers)
-    return _print(args, write_search_report(result, args.out, _model(engine)), search_summary)
+    return _print(args, write_search_report(result, args.out, model_facts(engine)), search_summary)
 
 
 def photo_embedder(engine: Engine) -> EmbedPhoto:
@@ -117,7 +117,7 @@ def crop_embedder(engine: Engine) -> EmbedPhoto:
 
 def _evaluated(embedded: recognition.EmbeddedFace) -> EmbeddedFace:
     x1, y1, x2, y2 = (float(v) for v in embedded.face.box)
-    return EmbeddedFace((x1, y1, x2, y2), embedded.embedding)
+    return EmbeddedFace((x1, y1, x2, y2), embedded.embedding, embedded.feature_norm)
 
 
 def _prepare(args: argparse.Namespace) -> Engine:
@@ -126,7 +126,8 @@ def _prepare(args: argparse.Namespace) -> Engine:
     return engine
 
 
-def _model(engine: Engine) -> dict[str, Any]:
+def model_facts(engine: Engine) -> dict[str, Any]:
+    """What was measured: the bundle, its contract and detector, and what it ran on."""
     card = engine.card
     return {
         "bundle": card.name,
@@ -140,7 +141,7 @@ def _model(engine: Engine) -> dict[str, Any]:
 
 def _report(args: argparse.Namespace, engine: Engine, result: VerificationResult) -> int:
     components = engine.card.contract.dimension if args.pca == 0 else args.pca
-    return _print(args, write_report(result, args.out, _model(engine), components), summary)
+    return _print(args, write_report(result, args.out, model_facts(engine), components), summary)
 
 
 def _print(args: argparse.Namespace, report: dict[str, Any], summarise: Callable[[dict[str, Any]], str]) -> int:

@@ -37,6 +37,7 @@ def add_commands(commands: Any, remote: argparse.ArgumentParser) -> None:
     point.add_argument("--fpir", type=float, help="rate of searches that identify a stranger (default: 0.01)")
     point.add_argument("--fmr", type=float, help="false match rate of one comparison")
     point.add_argument("--threshold", type=float, help="raw cosine")
+    search.add_argument("--extrapolate", action="store_true", help="below the calibration's rates, by a fitted tail")
     search.set_defaults(run=run_search)
 
     exporting = commands.add_parser("export-gallery", parents=[remote], help="write a gallery to a file")
@@ -59,7 +60,7 @@ def run_search(args: argparse.Namespace) -> int:
             path,
             repeatable=True,
             files={"image": ("photo", read_photo(args.photo))},
-            data={"faces": args.faces, "top_k": args.top_k, **point},
+            data={"faces": args.faces, "top_k": args.top_k, "extrapolate": args.extrapolate, **point},
         )
     print(json.dumps(answer) if args.json else "\n".join(_in_words(answer)))
     identified = any(probe["decision"] == "identified" for probe in answer["probes"])
@@ -209,7 +210,9 @@ def _in_words(answer: Any) -> Iterator[str]:
         yield "no face in the photo"
     for probe in answer["probes"]:
         box = probe["box"]
-        yield f"face {box['width']:.0f} × {box['height']:.0f} at ({box['x']:.0f}, {box['y']:.0f}): {probe['decision']}"
+        doubt = ", but two persons are close together" if probe["ambiguous"] else ""
+        place = f"{box['width']:.0f} × {box['height']:.0f} at ({box['x']:.0f}, {box['y']:.0f})"
+        yield f"face {place}: {probe['decision']}{doubt}"
         for found in probe["candidates"]:
             name = f" ({found['name']})" if found["name"] else ""
             yield f"  {found['rank']}. {found['similarity']:.4f}  {found['person_id']}{name}, face {found['face_id']}"

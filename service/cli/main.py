@@ -13,7 +13,23 @@ from pathlib import Path
 
 from service import __version__
 from service.api.errors import status_and_code
-from service.cli import adopt, client, enrol, evaluate, galleries, photos, pull, quantize, serve
+from service.cli import (
+    adopt,
+    audit,
+    bench,
+    calibrate,
+    client,
+    doctor,
+    enrol,
+    evaluate,
+    galleries,
+    keys,
+    photos,
+    pull,
+    quantize,
+    serve,
+    tune,
+)
 from service.errors import InvalidRequest, LikenessError, Unavailable
 
 EXIT_DONE, EXIT_NO_MATCH, EXIT_WRONG_USE, EXIT_UNUSABLE, EXIT_UNAVAILABLE = range(5)
@@ -47,7 +63,8 @@ def parser() -> argparse.ArgumentParser:
     common.add_argument("--data-dir", type=Path, help="where bundles live (default: data)")
     local = argparse.ArgumentParser(add_help=False, parents=[common])
     local.add_argument("--bundle", help="name or folder of the bundle (default: open)")
-    local.add_argument("--provider", choices=["auto", "cpu", "cuda"], help="where networks run (default: auto)")
+    providers = ["auto", "cpu", "cuda", "tensorrt"]
+    local.add_argument("--provider", choices=providers, help="where networks run (default: auto)")
     local.add_argument("--threads", type=int, help="threads per network on the CPU; 0: one per core (default: 1)")
 
     top = argparse.ArgumentParser(prog="likeness", description="Face verification: do two photos show one person?")
@@ -57,10 +74,16 @@ def parser() -> argparse.ArgumentParser:
     adopt.add_command(commands, common)
     quantize.add_command(commands, common)
     serve.add_command(commands, local)
+    tune.add_command(commands, local)
     photos.add_commands(commands, local)
     evaluate.add_command(commands, local)
+    calibrate.add_command(commands, local)
     enrol.add_command(commands, remote)
     galleries.add_commands(commands, remote)
+    keys.add_command(commands, common)
+    audit.add_command(commands, common)
+    bench.add_command(commands, remote)
+    doctor.add_command(commands, remote)
     return top
 
 

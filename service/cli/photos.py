@@ -24,6 +24,7 @@ def add_commands(commands: Any, local: argparse.ArgumentParser) -> None:
     point = verify.add_mutually_exclusive_group()
     point.add_argument("--fmr", type=float, help="false match rate (default: 1e-4)")
     point.add_argument("--threshold", type=float, help="raw cosine")
+    verify.add_argument("--extrapolate", action="store_true", help="below the calibration's rates, by a fitted tail")
     verify.set_defaults(run=run_verify)
 
     detect = commands.add_parser("detect", parents=[local], help="find the faces of a photo")
@@ -35,7 +36,7 @@ def add_commands(commands: Any, local: argparse.ArgumentParser) -> None:
 def run_verify(args: argparse.Namespace) -> int:
     """0 for a match, 1 for none."""
     engine = _engine(args)
-    point = engine.thresholds.choose(args.fmr, args.threshold)
+    point = engine.thresholds.choose(args.fmr, args.threshold, args.extrapolate)
     a, b = (engine.subject(read_photo(path), args.faces, str(path)) for path in (args.a, args.b))
     comparison = compare_subjects(a, b, point)
     if args.json:

@@ -1,20 +1,25 @@
 """``likeness serve``: the HTTP service."""
 
 import argparse
+import ipaddress
 import logging
 import signal
 import sys
 from typing import Any
 
-import uvicorn
-
 from service.api.app import create_app
+from service.api.guard import Guard
 from service.cli.options import settings_of
+from service.cli.server import server_of
 from service.engine import Engine, load_engine
-from service.errors import Unavailable
+from service.errors import InvalidRequest, Unavailable
 from service.gallery.gallery import Galleries
 from service.gallery.index import search_device
 from service.gallery.store import Store
+from service.security import access_keys, audit_log
+from service.security.access_keys import AccessKeys
+from service.security.audit_log import AuditLog
+from service.security.key_file import KeyFile
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -25,13 +30,23 @@ def add_command(commands: Any, local: argparse.ArgumentParser) -> None:
     command = commands.add_parser("serve", parents=[local], help="serve over HTTP")
     command.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
     command.add_argument("--port", type=int, help="port to listen on, 0 for a free one (default: 8000)")
+    command.add_argument("--max-waiting", type=int, help="photos that may wait for a core before 429 (default: 64)")
+    command.add_argument("--drain-s", type=float, help="seconds of service after SIGTERM (default: 1)")
+    command.add_argument(
+        "--no-auth", dest="auth", action="store_false", default=None, help="ask for no access key; on loopback only"
+    )
     command.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Load the bundle, then listen until a signal."""
     settings = settings_of(args)
-    engine = load_engine(settings)
+    if not settings.auth and not _loopback(settings.host):
+        raise InvalidRequest(
+            f"Without access keys the service listens on loopback only, not on {settings.host}. Leave out --no-auth, "
+            "or --host."
+        )
+    engine = load_engine(settings, strangers=True)
     card = engine.card
     log.info(
         "bundle %s %s, weights under %s, detector on %s, embedder on %s",
@@ -42,35 +57,55 @@ def run(args: argparse.Namespace) -> int:
     )
     if not card.licence.commercial_use:
         log.warning("The weights of bundle %s are not licensed for commercial use.", card.name)
-    if settings.host not in ("127.0.0.1", "::1", "localhost"):
-        log.warning("Listening on %s without authentication: keep it behind something that has it.", settings.host)
     # uvicorn drains and then sends itself the signal again: this ends the process, but not before the store is closed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    store = Store.open(settings.data_dir / "gallery" / "gallery.db")
+    keys = KeyFile.open(settings.keys_folder(), settings.master_place())
+    store = Store.open(settings.data_dir / "gallery" / "gallery.db", keys=keys)
     try:
-        device = search_device(settings.provider)
-        _listen(engine, settings, Galleries(store, card.embedding_contract, card.contract.dimension, device))
+        guard = _guard(settings, keys)
+        try:
+            device = search_device(settings.provider, settings.gpu)
+            galleries = Galleries(store, card.embedding_contract, card.contract.dimension, device)
+            _listen(engine, settings, galleries, guard)
+        finally:
+            if guard.audit is not None:
+                guard.audit.close()
     finally:
         store.close()
     return 0
 
 
-def _listen(engine: Engine, settings: Settings, galleries: Galleries) -> None:
+def _guard(settings: Settings, keys: KeyFile) -> Guard:
+    """Who may call, and the audit log."""
+    audit = AuditLog(settings.audit_folder(), keys.derived(audit_log.PURPOSE))
+    if not settings.auth:
+        log.warning("Callers need no access key: every program of this machine may do everything.")
+        return Guard(None, audit)
+    access = AccessKeys(settings.keys_folder(), keys.derived(access_keys.PURPOSE))
+    if not access.all():
+        log.warning("There is no access key yet, so nobody can call: make one with `likeness keys create`.")
+    return Guard(access, audit)
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _listen(engine: Engine, settings: Settings, galleries: Galleries, guard: Guard) -> None:
     failures: list[Exception] = []
 
     def stop(error: Exception) -> None:
         failures.append(error)
         server.should_exit = True
 
-    config = uvicorn.Config(
-        create_app(engine, settings, galleries, failed=stop),
-        host=settings.host,
-        port=settings.port,
-        log_level="info",
-        server_header=False,
-        timeout_graceful_shutdown=30,
-    )
-    server = uvicorn.Server(config)
+    def draining() -> None:
+        app.state.draining = True
+
+    app = create_app(engine, settings, galleries, failed=stop, guard=guard)
+    server = server_of(app, settings.drain_s, draining, host=settings.host, port=settings.port, log_level="info")
     try:
         server.run()
     except KeyboardInterrupt:

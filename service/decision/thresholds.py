@@ -1,13 +1,8 @@
-"""From an error rate to a threshold and back, on the bundle's measured operating points.
-
-Between two measured points the threshold is linear in log FMR: impostor scores fall off about exponentially in
-their tail. Nothing is said beyond the last point on either side (rule of 3, ISO/IEC 19795-1).
-"""
+"""From an error rate to a threshold and back, on the curve that the bundle's calibration measured."""
 
 from dataclasses import dataclass
 
-import numpy as np
-
+from service.decision.curve import Curve, CurvePoint, Interval
 from service.errors import InvalidRequest, UnsupportedErrorRate
 from service.runtime.card import Calibration
 
@@ -15,7 +10,7 @@ DEFAULT_FMR = 1e-4
 LISTED_FMRS = (1e-3, 1e-4, 1e-5, 1e-6)
 UNCALIBRATED = (
     "This bundle has no calibration, so no error rate is known: give a raw threshold, or measure the bundle with "
-    "`likeness evaluate lfw` and export it again with --calibration."
+    "`likeness calibrate` and export it again with --calibration."
 )
 
 
@@ -26,68 +21,101 @@ class OperatingPoint:
     Attributes:
         fmr, fnmr: the error rates to expect of it; None where the calibration cannot say.
         calibration_id: which measurement says so; None without a calibration.
+        fmr_interval, fnmr_interval: the ends of their 95 % intervals; None where the calibration has none.
+        extrapolated: the rates were not measured, but follow from the tail that was fitted to what was.
     """
 
     threshold: float
     fmr: float | None
     fnmr: float | None
     calibration_id: str | None
+    fmr_interval: Interval | None = None
+    fnmr_interval: Interval | None = None
+    extrapolated: bool = False
 
 
 class Thresholds:
     """Chooses operating points for one bundle."""
 
     def __init__(self, calibration: Calibration | None) -> None:
-        self._calibration = calibration
-        points = calibration.points if calibration else ()
-        self._log_fmr = np.log10([p.fmr for p in points])
-        self._threshold = np.array([p.threshold for p in points])
-        self._fnmr = np.array([p.fnmr for p in points])
-        self.largest_fmr = points[0].fmr if points else None
-        self.smallest_fmr = points[-1].fmr if points else None
+        self.calibration = calibration
+        self._curve = Curve(calibration) if calibration else None
+        self.largest_fmr = self._curve.largest_fmr if self._curve else None
+        self.smallest_fmr = self._curve.smallest_fmr if self._curve else None
 
-    def choose(self, fmr: float | None = None, threshold: float | None = None) -> OperatingPoint:
+    def choose(
+        self, fmr: float | None = None, threshold: float | None = None, extrapolate: bool = False
+    ) -> OperatingPoint:
         """The operating point for a false match rate, or for a raw threshold; without either, FMR 1e-4.
+
+        Args:
+            extrapolate: answer, from the fitted tail, below the rates that the calibration data can speak about.
 
         Raises:
             InvalidRequest: both were given, or a rate where the bundle has no calibration.
-            UnsupportedErrorRate: the calibration data cannot support the rate; ``details`` has the supported range.
+            UnsupportedErrorRate: the calibration cannot support the rate; ``details`` has the supported range.
         """
         if fmr is not None and threshold is not None:
             raise InvalidRequest(f"Give fmr or threshold, not both (fmr={fmr:g}, threshold={threshold:g}).")
         if threshold is not None:
             if not -1 <= threshold <= 1:
                 raise InvalidRequest(f"A threshold is a cosine, -1 to 1; {threshold:g} is none.")
-            return self._at_threshold(threshold)
-        return self._at_fmr(DEFAULT_FMR if fmr is None else fmr)
+            return self._at_threshold(threshold, extrapolate)
+        return self._at_fmr(DEFAULT_FMR if fmr is None else fmr, extrapolate)
 
     def listed(self) -> list[OperatingPoint]:
         """The usual operating points that the calibration supports, strictest last."""
-        if self._calibration is None:
+        if self._curve is None:
             return []
-        first, last = self._calibration.points[0].fmr, self._calibration.points[-1].fmr
-        return [self._at_fmr(fmr) for fmr in LISTED_FMRS if last <= fmr <= first]
+        first, last = self._curve.largest_fmr, self._curve.smallest_fmr
+        return [self._at_fmr(fmr, False) for fmr in LISTED_FMRS if last <= fmr <= first]
 
-    def _at_fmr(self, fmr: float) -> OperatingPoint:
-        if self._calibration is None:
+    def _at_fmr(self, fmr: float, extrapolate: bool) -> OperatingPoint:
+        if self._curve is None:
             raise InvalidRequest(UNCALIBRATED)
-        largest, smallest = self._calibration.points[0].fmr, self._calibration.points[-1].fmr
-        if not smallest <= fmr <= largest:
-            raise UnsupportedErrorRate(
-                f"An FMR of {fmr:g} is outside what the calibration supports, {smallest:g} to {largest:g} "
-                f"({self._calibration.impostor:,} impostor comparisons).",
-                {"smallest_fmr": smallest, "largest_fmr": largest},
-            )
-        threshold = float(np.interp(-np.log10(fmr), -self._log_fmr, self._threshold))
-        return OperatingPoint(threshold, fmr, self._fnmr_at(threshold), self._calibration.calibration_id)
+        point = self._curve.at_fmr(fmr, extrapolate)
+        if point is None:
+            raise self._unsupported(fmr, extrapolate)
+        return self._named(point)
 
-    def _at_threshold(self, threshold: float) -> OperatingPoint:
-        if self._calibration is None:
-            return OperatingPoint(threshold, None, None, None)
-        known = self._threshold[0] <= threshold <= self._threshold[-1]
-        fmr = float(10 ** np.interp(threshold, self._threshold, self._log_fmr)) if known else None
-        fnmr = self._fnmr_at(threshold) if known else None
-        return OperatingPoint(threshold, fmr, fnmr, self._calibration.calibration_id)
+    def _at_threshold(self, threshold: float, extrapolate: bool) -> OperatingPoint:
+        point = self._curve.at_threshold(threshold, extrapolate) if self._curve else None
+        if point is None:
+            known_as = self.calibration.calibration_id if self.calibration else None
+            return OperatingPoint(threshold, None, None, known_as)
+        return self._named(point)
 
-    def _fnmr_at(self, threshold: float) -> float:
-        return float(np.interp(threshold, self._threshold, self._fnmr))
+    def _named(self, point: CurvePoint) -> OperatingPoint:
+        assert self.calibration is not None
+        return OperatingPoint(
+            point.threshold,
+            point.fmr,
+            point.fnmr,
+            self.calibration.calibration_id,
+            point.fmr_interval,
+            point.fnmr_interval,
+            point.extrapolated,
+        )
+
+    def _unsupported(self, fmr: float, extrapolate: bool) -> UnsupportedErrorRate:
+        assert self.calibration is not None
+        assert self._curve is not None
+        smallest, largest = self._curve.smallest_fmr, self._curve.largest_fmr
+        tail = self._curve.smallest_extrapolated_fmr
+        details = {"smallest_fmr": smallest, "largest_fmr": largest}
+        worth = self.calibration.effective_impostor
+        counted = f"{self.calibration.impostor:,} impostor comparisons" + (
+            f", worth {worth:,.0f} independent ones" if worth else ""
+        )
+        hint = ""
+        if tail is not None:
+            details["smallest_extrapolated_fmr"] = tail
+            if extrapolate:
+                smallest = tail
+            elif tail <= fmr < smallest:
+                hint = f" extrapolate=true answers down to {tail:g}, from a fitted tail."
+        return UnsupportedErrorRate(
+            f"An FMR of {fmr:g} is outside what the calibration supports, {smallest:g} to {largest:g} "
+            f"({counted}).{hint}",
+            details,
+        )

@@ -148,7 +148,13 @@ def _steps(comparisons: Comparisons) -> tuple[NDArray[np.float64], NDArray[np.fl
     grid = np.geomspace(first, 1, POINTS)
     # Of the steps between two places of the grid the last one, where the TAR is highest.
     steps = np.unique(np.searchsorted(curve.fmr, grid[1:], "right")) - 1
-    steps = steps[curve.fmr[steps] > first] if steps.size else steps
+    steps = steps[steps >= 0]
+    steps = steps[curve.fmr[steps] > first]
     far = np.concatenate([[first], curve.fmr[steps], [1.0]])
-    tar = np.concatenate([within[-1:] if within.size else [0.0], curve.tmr[steps], curve.tmr[-1:]])
+    tar = np.concatenate([_last(within), curve.tmr[steps], _last(curve.tmr)])
     return far, tar
+
+
+def _last(rates: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(1,): the last of rising rates; 0 where there is none, as no score could be compared."""
+    return rates[-1:] if rates.size else np.zeros(1)

@@ -110,10 +110,32 @@ class Tile:
 def tiles(embeddings: NDArray[np.float32], identities: NDArray[np.integer[Any]], block: int = 1024) -> Iterator[Tile]:
     """All pairs of photos, each once, in tiles of ``block`` × ``block``."""
     blocks = [np.arange(start, min(start + block, len(embeddings))) for start in range(0, len(embeddings), block)]
+    return _tiles(embeddings, identities, blocks)
+
+
+def person_tiles(
+    embeddings: NDArray[np.float32], identities: NDArray[np.integer[Any]], block: int = 1024
+) -> Iterator[Tile]:
+    """The same in tiles of whole persons, ``block`` photos on a side or one person's, if those are more: all pairs of
+    two persons' photos are in one tile."""
+    order = np.argsort(identities, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(identities[order])) + 1, len(order))
+    blocks, start = [], 0
+    while start < len(order):
+        fit = ends[np.searchsorted(ends, start + block, "right") - 1]
+        stop = fit if fit > start else ends[np.searchsorted(ends, start, "right")]
+        blocks.append(order[start:stop])
+        start = stop
+    return _tiles(embeddings, identities, blocks)
+
+
+def _tiles(
+    embeddings: NDArray[np.float32], identities: NDArray[np.integer[Any]], blocks: Sequence[NDArray[np.int64]]
+) -> Iterator[Tile]:
     for k, rows in enumerate(blocks):
         for columns in blocks[k:]:
             same = identities[rows, None] == identities[None, columns]
-            once = rows[:, None] < columns
+            once = np.ones_like(same) if columns is not rows else np.triu(np.ones_like(same), 1)
             yield Tile(rows, columns, embeddings[rows] @ embeddings[columns].T, same & once, ~same & once)
 
 

@@ -20,10 +20,12 @@ from service.progress import track
 
 @dataclass(frozen=True, eq=False)
 class EmbeddedFace:
-    """``box`` (x1, y1, x2, y2) in pixels of the photo; ``embedding`` (d,) float32 of unit length."""
+    """``box`` (x1, y1, x2, y2) in pixels of the photo; ``embedding`` (d,) float32 of unit length, and the norm that it
+    had before, NaN where that is not known."""
 
     box: tuple[float, float, float, float]
     embedding: NDArray[np.float32]
+    feature_norm: float = float("nan")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,12 +50,14 @@ class PhotoSet:
 
     ``names`` are paths relative to a folder, ``Person/photo.jpg``. ``detected`` (p,) bool and ``embeddings`` (p, d)
     float32 belong to them, with a row of zeros where nothing was detected. ``seconds`` is what embedding took.
+    ``feature_norms`` (p,) are the lengths before normalisation, NaN where not known; None where none is.
     """
 
     names: tuple[str, ...]
     detected: NDArray[np.bool_]
     embeddings: NDArray[np.float32]
     seconds: float
+    feature_norms: NDArray[np.float64] | None = None
 
     @property
     def undetected(self) -> list[str]:
@@ -129,30 +133,33 @@ def embed_contents(
     if workers < 1:
         raise InvalidRequest(f"{workers} workers cannot do anything; give 1 or more")
     start = time.perf_counter()
-    vectors = list(_embed_all(embed_photo, read, names, workers))
+    faces = list(_embed_all(embed_photo, read, names, workers))
     seconds = time.perf_counter() - start
-    found = [vector for vector in vectors if vector is not None]
+    found = [face for face in faces if face is not None]
     if not found:
         raise FaceNotFound(f"no face was detected in any of the {len(names)} photos, the first being {names[0]}")
-    empty = np.zeros_like(found[0])
-    embeddings = np.stack([empty if vector is None else vector for vector in vectors])
-    return PhotoSet(tuple(names), np.array([vector is not None for vector in vectors]), embeddings, seconds)
+    empty = np.zeros_like(found[0][0])
+    embeddings = np.stack([empty if face is None else face[0] for face in faces])
+    norms = np.array([np.nan if face is None else face[1] for face in faces])
+    return PhotoSet(tuple(names), np.array([face is not None for face in faces]), embeddings, seconds, norms)
 
 
 def _embed_all(
     embed_photo: EmbedPhoto, read: Callable[[str], bytes], names: Sequence[str], workers: int
-) -> Iterator[NDArray[np.float32] | None]:
+) -> Iterator[tuple[NDArray[np.float32], float] | None]:
     with ThreadPoolExecutor(workers, thread_name_prefix="photos") as pool:
         try:
             # Only names wait in the queue; a photo's bytes are read by the thread that is about to use them.
-            vectors = pool.map(lambda name: _embed(embed_photo, read, name), names)
-            yield from track(vectors, "embedding photos", total=len(names), unit="photo")
+            faces = pool.map(lambda name: _embed(embed_photo, read, name), names)
+            yield from track(faces, "embedding photos", total=len(names), unit="photo")
         finally:
             # Otherwise an error, or Ctrl-C, would be heard of only after all the other photos.
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _embed(embed_photo: EmbedPhoto, read: Callable[[str], bytes], name: str) -> NDArray[np.float32] | None:
+def _embed(
+    embed_photo: EmbedPhoto, read: Callable[[str], bytes], name: str
+) -> tuple[NDArray[np.float32], float] | None:
     data = read(name)
     try:
         embedded = embed_photo(data)
@@ -163,4 +170,4 @@ def _embed(embed_photo: EmbedPhoto, read: Callable[[str], bytes], name: str) -> 
     length = float(np.linalg.norm(vector))
     if not abs(length - 1) < 1e-3:
         raise ValueError(f"the embedding of {name} has length {length}, not 1")
-    return vector
+    return vector, face.feature_norm

@@ -5,7 +5,6 @@ A commit is on the disk when it returns (WAL, ``synchronous=FULL``), and what is
 """
 
 import errno
-import fcntl
 import json
 import os
 import sqlite3
@@ -24,7 +23,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from service.errors import InsufficientStorage, LikenessError, NotReady, Overloaded, Unavailable
-from service.gallery.store_reserve import Reserve
+from service.files import lock_folder, make_private_file, make_private_folder
+from service.reserve import Reserve
+from service.security.key_file import KeyFile
 
 BUSY_TIMEOUT_MS = 5000
 # Three 512-d templates fit a page of 8 KiB, and only one a page of SQLite's usual 4 KiB.
@@ -48,18 +49,17 @@ _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _REFUSED = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM}
 
 
-class FolderInUse(NotReady):
-    """Another process works on this data folder."""
-
-
 class NewerDatabase(NotReady):
     """The database was made by a newer version than this one."""
 
 
-def open_database(path: Path) -> Engine:
+def open_database(path: Path, keys: KeyFile) -> Engine:
     """Open the database file ``path``, made (with its folder) if missing, and bring its tables up to date.
 
     The folder is locked for this process until ``Engine.dispose``.
+
+    Args:
+        keys: of the persons; templates that were kept in clear by an older version are sealed with them.
 
     Raises:
         FolderInUse: another process (or engine) has it open.
@@ -68,13 +68,14 @@ def open_database(path: Path) -> Engine:
         Unavailable: it cannot be opened, or is damaged.
     """
     with storage_errors(path):
-        _make_folder(path.parent)
-        lock = _lock(path.parent / "lock")
+        make_private_folder(path.parent)
+        lock = lock_folder(path.parent)
         engine = None
         try:
-            _make_file(path)
+            # Private also if an older one is there; SQLite gives the WAL the same mode.
+            make_private_file(path)
             engine = _engine(path)
-            _migrate_even_on_a_full_disk(engine, path)
+            _migrate_even_on_a_full_disk(engine, path, keys)
         except BaseException:
             if engine is not None:
                 engine.dispose()
@@ -85,8 +86,8 @@ def open_database(path: Path) -> Engine:
     return engine
 
 
-def migrate(engine: Engine) -> None:
-    """Bring the tables up to date, all or nothing. Raises NewerDatabase."""
+def migrate(engine: Engine, keys: KeyFile) -> None:
+    """Bring the tables up to date, all or nothing. Raises NewerDatabase, KeyFileError."""
     config = Config()
     # "%" would be taken for interpolation.
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
@@ -103,6 +104,7 @@ def migrate(engine: Engine) -> None:
                 {"revision": current},
             )
         config.attributes["connection"] = connection
+        config.attributes["keys"] = keys
         command.upgrade(config, "head")
 
 
@@ -167,46 +169,12 @@ def _begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _migrate_even_on_a_full_disk(engine: Engine, path: Path) -> None:
+def _migrate_even_on_a_full_disk(engine: Engine, path: Path, keys: KeyFile) -> None:
     try:
         with storage_errors(path):
-            migrate(engine)
+            migrate(engine, keys)
     except InsufficientStorage:
         # SQLite needs some room to open a database at all; the store restores the reserve when it can.
         Reserve.beside(path).release()
         with storage_errors(path):
-            migrate(engine)
-
-
-def _make_folder(folder: Path) -> None:
-    if not folder.exists():
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _sync(folder.parent)
-
-
-def _make_file(path: Path) -> None:
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    path.chmod(0o600)  # of an older file too; SQLite gives the WAL the same mode
-    _sync(path.parent)
-
-
-def _lock(path: Path) -> int:
-    """Lock the file ``path`` until the descriptor that comes back is closed, or the process ends."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise FolderInUse(
-            f"Another process works on the data folder {path.parent}. Stop it, or use another data folder.",
-            {"folder": str(path.parent)},
-        ) from error
-    return descriptor
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            migrate(engine, keys)

@@ -1,5 +1,7 @@
 """The rows of a segment: a vector index with the face and the person of each row."""
 
+from collections import Counter
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,13 +19,14 @@ class FaceRows:
         faces, persons: int64 (n,).
         dead: bool (n,).
         live: how many rows are not dead.
-        persons_live: how many persons have such a row.
+        sizes: how many persons have so many such rows.
     """
 
     def __init__(self, dimension: int, device: str = "cpu") -> None:
         self._dimension, self._device = dimension, device
         self.index = make_index(dimension, device)
-        self.live = self.persons_live = 0
+        self.live = 0
+        self.sizes: Counter[int] = Counter()
         self._used = 0
         self._largest_face = self._largest_person = np.iinfo(np.int64).min
         self._faces = np.empty(0, np.int64)
@@ -33,6 +36,11 @@ class FaceRows:
     def __len__(self) -> int:
         """All rows, dead ones too."""
         return self._used
+
+    @property
+    def persons_live(self) -> int:
+        """How many persons have a row that is not dead."""
+        return self.sizes.total()
 
     @property
     def faces(self) -> Keys:
@@ -59,7 +67,7 @@ class FaceRows:
             self._used = len(self.index)
             self._dead[start : self._used] = True
             raise
-        self.persons_live += len(np.unique(templates.persons)) - self._present(templates.persons)
+        self._count(templates.persons, added=True)
         self._faces[start:stop], self._persons[start:stop] = templates.faces, templates.persons
         self._dead[start:stop] = False
         self._used = stop
@@ -71,10 +79,9 @@ class FaceRows:
     def bury(self, rows: Keys) -> None:
         """Mark the rows, each given once, as dead and overwrite their vectors."""
         rows = rows[~self._dead[rows]]
-        persons = np.unique(self._persons[rows])
         self._dead[rows] = True
         self.live -= len(rows)
-        self.persons_live -= len(persons) - self._present(persons)
+        self._count(self._persons[rows], added=False)
         self.index.erase(rows)
 
     def rows_of(self, faces: Keys) -> Keys:
@@ -103,10 +110,21 @@ class FaceRows:
         if n and templates.faces.min() <= self._largest_face and len(self.rows_of(templates.faces)):
             raise ValueError("A face is in the index already.")
 
-    def _present(self, persons: Keys) -> int:
-        """How many of these persons have a live row."""
-        older = persons[persons <= self._largest_person]
-        return len(np.unique(self.persons[np.isin(self.persons, older) & ~self.dead])) if len(older) else 0
+    def _count(self, persons: Keys, added: bool) -> None:
+        """Keep ``sizes``: these rows come on top of those that are live, or have just left them."""
+        own, changed = np.unique(persons, return_counts=True)
+        live = np.zeros(len(own), np.int64)
+        older = own[own <= self._largest_person]
+        if len(older):
+            there = self.persons[np.isin(self.persons, older) & ~self.dead]
+            present, counts = np.unique(there, return_counts=True)
+            live[np.searchsorted(own, present)] = counts
+        more = live + changed
+        before, after = (live, more) if added else (more, live)
+        for sizes, sign in ((before, -1), (after, 1)):
+            for size, number in zip(*np.unique(sizes[sizes > 0], return_counts=True), strict=True):
+                self.sizes[int(size)] += sign * int(number)
+        self.sizes = +self.sizes
 
     def _reserve(self, rows: int) -> None:
         if rows > len(self._faces):

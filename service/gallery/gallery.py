@@ -10,16 +10,18 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import GalleryNotFound, ModelMismatch, NotReady
-from service.gallery.coalesce import Probe, coalesced
+from service.gallery.probes import Probe, shared_scans
 from service.gallery.records import FaceRecord, GalleryRecord, Metadata, NewFace, PersonRecord, Templates
 from service.gallery.segment import Hit, Segment
 from service.gallery.store import AddedFaces, Once, Store
 from service.gallery.store_bulk import BulkPerson, Imported
+from service.metrics import stage
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +38,17 @@ class Candidate:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """Candidates of each probe, best first, and how many persons and faces were searched."""
+    """Candidates of each probe, best first, and what was searched.
+
+    Attributes:
+        persons: how many, also those without a face, who cannot be found.
+        faces: of the gallery.
+        sizes: how many of the persons searched have so many faces.
+    """
 
     persons: int
     faces: int
+    sizes: Mapping[int, int]
     candidates: tuple[tuple[Candidate, ...], ...]
 
 
@@ -53,7 +62,7 @@ class _Open:
 
     def __init__(self, dimension: int, device: str, loaded: bool) -> None:
         self.segment = Segment(dimension, device)
-        self.searches = coalesced(self.segment)
+        self.searches = shared_scans(self.segment)
         self.writing = threading.Lock()
         self.loaded = loaded
 
@@ -104,9 +113,11 @@ class Galleries:
                 faces += len(opened.segment)
         return faces
 
-    def put(self, gallery: str, name: str | None, description: str | None) -> tuple[GalleryRecord, bool]:
-        """Make or rename a gallery; it is pinned to this bundle's contract."""
-        return self.store.put_gallery(gallery, name, description, self._contract, self._dimension)
+    def put(
+        self, gallery: str, name: str | None, description: str | None, retention_days: int | None = None
+    ) -> tuple[GalleryRecord, bool]:
+        """Make a gallery, pinned to this bundle's contract, or change what is shown of it."""
+        return self.store.put_gallery(gallery, name, description, self._contract, self._dimension, retention_days)
 
     def delete(self, gallery: str) -> None:
         """Remove a gallery with everything in it."""
@@ -146,6 +157,15 @@ class Galleries:
         with self._changing(gallery) as segment:
             segment.remove(np.array(self.store.delete_person(gallery, person), np.int64))
 
+    def delete_if_due(self, gallery: str, person: str, at: datetime) -> bool:
+        """Remove a person whose time is up at ``at``; whether it was. Also in galleries of another contract."""
+        if self.store.gallery(gallery).embedding_contract != self._contract:
+            return self.store.delete_if_due(gallery, person, at) is not None
+        with self._changing(gallery) as segment:
+            gone = self.store.delete_if_due(gallery, person, at)
+            segment.remove(np.array(gone or [], np.int64))
+        return gone is not None
+
     def delete_face(self, gallery: str, person: str, face: str) -> None:
         """Remove one face."""
         with self._changing(gallery) as segment:
@@ -159,7 +179,8 @@ class Galleries:
         """
         record, opened = self._record(gallery)
         persons = None if where is None else self.store.person_keys(gallery, where)
-        hits = opened.search(probes, top_k, persons)
+        with stage("search"):
+            hits = opened.search(probes, top_k, persons)
         known = self.store.persons_by_key(sorted({hit.person for found in hits for hit in found}))
         faces = self.store.faces_by_key(sorted({hit.face for found in hits for hit in found}))
         candidates = []
@@ -172,7 +193,8 @@ class Galleries:
                     for rank, hit in enumerate(alive, start=1)
                 )
             )
-        return SearchResult(record.persons if persons is None else len(persons), record.faces, tuple(candidates))
+        searched = record.persons if persons is None else len(persons)
+        return SearchResult(searched, record.faces, opened.segment.sizes(persons), tuple(candidates))
 
     def person_embeddings(self, gallery: str, person: str) -> NDArray[np.float32]:
         """All enrolled templates of one person, (n, d)."""

@@ -1,6 +1,6 @@
 """Search on a GPU: it scans float16, and the rows it gives are compared again in float32 in RAM.
 
-Not run on a GPU yet. What runs on the CPU, everything but ``_on_gpu``, is tested with FAISS's own float16 index there.
+Not run on a GPU yet. What runs on the CPU, everything but ``on_gpu``, is tested with FAISS's own float16 index there.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ class GpuIndex:
 
     def __init__(self, dimension: int, new_block: Callable[[int], Any] | None = None) -> None:
         """``new_block``: makes an empty FAISS index of inner products in float16; on the first GPU if None."""
-        self._dimension, self._new_block = dimension, new_block or _on_gpu
+        self._dimension, self._new_block = dimension, new_block or on_gpu
         self._device: list[Any] = []
         self._blocks: list[Vectors] = []
         self._used = 0
@@ -85,7 +85,9 @@ def _resources() -> Any:
     return faiss.StandardGpuResources()
 
 
-def _on_gpu(dimension: int) -> Any:
+def on_gpu(dimension: int, gpu: int = 0) -> Any:
+    """An empty FAISS index of inner products in float16 on a GPU, as CUDA numbers them."""
     options = faiss.GpuIndexFlatConfig()
     options.useFloat16 = True
+    options.device = gpu
     return faiss.GpuIndexFlat(_resources(), dimension, faiss.METRIC_INNER_PRODUCT, options)

@@ -20,6 +20,7 @@ class GalleryRecord:
         embedding_contract, dimension: pinned when the gallery was made.
         revision: grows with every change of its faces.
         persons, faces: how many there are.
+        retention_days: persons are erased so long after they were made; None: never.
     """
 
     key: int
@@ -32,6 +33,7 @@ class GalleryRecord:
     persons: int
     faces: int
     created_at: datetime
+    retention_days: int | None = None
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,15 @@ class FaceRecord:
 
 @dataclass(frozen=True, eq=False)
 class NewFace:
-    """A face to enrol: ``id`` the caller's or None to have one made; ``embedding`` float32 (d,) of unit length."""
+    """A face to enrol: ``id`` the caller's or None to have one made; ``embedding`` float32 (d,) of unit length.
+
+    ``crop`` is the aligned face, uint8 (112, 112, 3), where crops are to be kept.
+    """
 
     embedding: NDArray[np.float32]
     id: str | None = None
     facts: Mapping[str, object] = field(default_factory=dict)
+    crop: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)

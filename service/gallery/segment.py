@@ -63,6 +63,15 @@ class Segment:
         with self._lock.reading():
             return self._rows.persons_live
 
+    def sizes(self, persons: Keys | None = None) -> dict[int, int]:
+        """How many persons have so many live faces; of ``persons``, int64 (n,), or of all."""
+        with self._lock.reading():
+            if persons is None:
+                return dict(self._rows.sizes)
+            searched = self._rows.persons[np.isin(self._rows.persons, persons) & ~self._rows.dead]
+        faces = np.unique(searched, return_counts=True)[1]
+        return {int(size): int(number) for size, number in zip(*np.unique(faces, return_counts=True), strict=True)}
+
     @property
     def dead(self) -> int:
         """Rows of removed faces that compaction has not taken out yet."""

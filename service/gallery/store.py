@@ -1,7 +1,9 @@
 """Who is enrolled, durably: the truth that indexes are built from and checked against."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,35 +11,63 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Engine
 
-from service.gallery import store_bulk, store_faces, store_galleries, store_persons
-from service.gallery.database import open_database
+from service.files import make_private_folder
+from service.gallery import (
+    store_bulk,
+    store_crops,
+    store_faces,
+    store_galleries,
+    store_keys,
+    store_persons,
+    store_retention,
+)
+from service.gallery.database import open_database, storage_errors
 from service.gallery.records import FaceRecord, GalleryRecord, Metadata, NewFace, Page, PersonRecord, Templates
 from service.gallery.store_bulk import BulkPerson, Imported
 from service.gallery.store_faces import AddedFaces, Answer, Once
-from service.gallery.store_reserve import RESERVE_BYTES
 from service.gallery.store_session import Sessions
+from service.gallery.store_values import batches
+from service.reserve import RESERVE_BYTES
+from service.security.key_file import KeyFile
+from service.security.master_key import FilePlace
 
 __all__ = ["AddedFaces", "Once", "Store"]
+
+log = logging.getLogger(__name__)
 
 
 class Store:
     """Galleries, persons and faces in one database. Thread-safe: one writer at a time, readers beside it.
 
     A method that changes something returns when the change is durable; one that raises has changed nothing. Changes
-    of persons and faces bump the revision of their gallery in the same transaction. After a deletion no byte of the
-    templates is left in the database file or its WAL (see ``erase``).
+    of persons and faces bump the revision of their gallery in the same transaction.
+
+    Templates are sealed, each with the key of its person, and the keys are in a file of their own: deleting a person
+    destroys its key, so that a backup of the database can bring nobody back. After a deletion no byte of the templates,
+    sealed as they are, is left in the database file or its WAL either (see ``erase``).
 
     Besides the errors that each method names, any can raise InvalidRequest (an id, cursor, limit or field that
     cannot be), InsufficientStorage (when adding or changing; deletions have a reserve) and Unavailable.
     """
 
-    def __init__(self, engine: Engine, reserve_bytes: int = RESERVE_BYTES) -> None:
+    def __init__(self, engine: Engine, keys: KeyFile, reserve_bytes: int = RESERVE_BYTES) -> None:
         """Work on ``engine`` (from ``open_database``) and finish deletions that were cut off.
 
         Args:
+            keys: of the persons.
             reserve_bytes: room on the disk that is kept for deletions.
+
+        Raises:
+            KeyFileError: they are not the keys of this database.
         """
+        self.keys = keys
         self._sessions = Sessions(engine, reserve_bytes)
+        # Of persons whose rows are gone, until they are destroyed: only a disk that fails leaves any here.
+        self._doomed: set[int] = set()
+        with self._sessions.read() as connection:
+            store_keys.check_belongs(connection, keys)
+        keys.bind()
+        self._settle()
         with self._sessions.read() as connection:
             cut_off = store_galleries.condemned(connection)
         for key in cut_off:
@@ -45,33 +75,58 @@ class Store:
         self.erase()
 
     @classmethod
-    def open(cls, path: Path, reserve_bytes: int = RESERVE_BYTES) -> "Store":
-        """The store in the database file ``path``, made if missing. Raises like ``open_database``."""
-        engine = open_database(path)
+    def open(cls, path: Path, reserve_bytes: int = RESERVE_BYTES, keys: KeyFile | None = None) -> "Store":
+        """The store in the database file ``path``, made if missing. Raises like ``open_database``.
+
+        Args:
+            keys: of the persons; closed with the store. None: in the folder ``keys`` beside the database, with the
+                master key in a file there.
+        """
+        if keys is None:
+            folder = path.parent / "keys"
+            with storage_errors(folder):
+                make_private_folder(path.parent)
+                keys = KeyFile.open(folder, FilePlace(folder / "master.key"))
         try:
-            return cls(engine, reserve_bytes)
+            engine = open_database(path, keys)
+            try:
+                return cls(engine, keys, reserve_bytes)
+            except BaseException:
+                engine.dispose()
+                raise
         except BaseException:
-            engine.dispose()
+            keys.close()
             raise
 
     def close(self) -> None:
         """Close the connections and unlock the folder. Nothing is lost without it."""
         self._sessions.close()
+        self.keys.close()
 
     def erase(self) -> bool:
         """Empty the WAL, so that nothing deleted is left in it; every deletion does it. See ``Sessions.erase``."""
         return self._sessions.erase()
 
     def put_gallery(
-        self, id: str, name: str | None, description: str | None, embedding_contract: str, dimension: int
+        self,
+        id: str,
+        name: str | None,
+        description: str | None,
+        embedding_contract: str,
+        dimension: int,
+        retention_days: int | None = None,
     ) -> tuple[GalleryRecord, bool]:
-        """Make a gallery, or replace name and description of the one that is there; whether it was made.
+        """Make a gallery, or replace what is shown of the one that is there; whether it was made.
+
+        Args:
+            retention_days: how long its persons are kept; None: until they are deleted.
 
         Raises:
             ModelMismatch: it is there, for another contract or dimension.
         """
         with self._sessions.write() as connection:
-            return store_galleries.put(connection, id, name, description, embedding_contract, dimension)
+            shown = {"name": name, "description": description, "retention_days": retention_days}
+            return store_galleries.put(connection, id, shown, embedding_contract, dimension)
 
     def gallery(self, id: str) -> GalleryRecord:
         """Raises GalleryNotFound."""
@@ -82,6 +137,11 @@ class Store:
         """Up to ``limit`` (1 to 1000) galleries in the order of their ids."""
         with self._sessions.read() as connection:
             return store_galleries.page(connection, cursor, limit)
+
+    def galleries_among(self, ids: Collection[str], cursor: str | None = None, limit: int = 100) -> Page[GalleryRecord]:
+        """As ``galleries``, of those with these ids."""
+        with self._sessions.read() as connection:
+            return store_galleries.page(connection, cursor, limit, ids)
 
     def delete_gallery(self, id: str) -> int:
         """Delete a gallery with all that is in it; its key. Raises GalleryNotFound.
@@ -107,7 +167,7 @@ class Store:
         Raises GalleryNotFound.
         """
         with self._sessions.write() as connection:
-            return store_persons.put(connection, gallery, id, name, metadata or {}, expires_at)
+            return store_persons.put(connection, self.keys, (gallery, id), name, metadata or {}, expires_at)
 
     def patch_person(self, gallery: str, id: str, changes: Mapping[str, Any]) -> PersonRecord:
         """Replace those of ``name``, ``metadata`` (as a whole) and ``expires_at`` that ``changes`` has.
@@ -133,10 +193,31 @@ class Store:
             return store_persons.page(connection, gallery, cursor, limit, filter)
 
     def delete_person(self, gallery: str, id: str) -> list[int]:
-        """Delete a person with all faces; the keys of the faces. Raises GalleryNotFound, PersonNotFound."""
+        """Delete a person with all faces, and destroy the person's key; the keys of the faces.
+
+        Raises:
+            GalleryNotFound, PersonNotFound
+            Unavailable: the person is gone, but the key could not be overwritten: the disk fails. It will be when the
+                store opens or deletes again.
+        """
         gone = self._sessions.delete(lambda connection: store_persons.remove(connection, gallery, id))
+        self._destroy([gone.key])
         self.erase()
-        return gone
+        return gone.faces
+
+    def due(self, at: datetime, limit: int) -> list[tuple[str, str]]:
+        """Gallery and person of up to ``limit`` persons whose time is up."""
+        with self._sessions.read() as connection:
+            return store_retention.due(connection, at, limit)
+
+    def delete_if_due(self, gallery: str, id: str, at: datetime) -> list[int] | None:
+        """Like ``delete_person``, but None, and nothing done, for a person whose time is not up at ``at``."""
+        gone = self._sessions.delete(lambda connection: store_retention.remove_if_due(connection, gallery, id, at))
+        if gone is None:
+            return None
+        self._destroy([gone.key])
+        self.erase()
+        return gone.faces
 
     def person_keys(self, gallery: str, filter: Metadata | None = None) -> NDArray[np.int64]:
         """The keys of the persons whose metadata has all of ``filter``, ascending. Raises GalleryNotFound."""
@@ -179,7 +260,7 @@ class Store:
             ModelMismatch: an embedding is not of the gallery's dimension.
         """
         with self._sessions.write() as connection:
-            return store_faces.add(connection, gallery, person, faces, once, answer)
+            return store_faces.add(connection, self.keys, (gallery, person), faces, once, answer)
 
     def answered(self, gallery: str, person: str, once: Once) -> Mapping[str, Any] | None:
         """The answer that is remembered under ``once``, so that a repeated request need not be worked out again.
@@ -203,7 +284,15 @@ class Store:
         Raises GalleryNotFound, PersonNotFound.
         """
         with self._sessions.read() as connection:
-            return store_faces.embeddings(connection, gallery, person)
+            return store_faces.embeddings(connection, self.keys, gallery, person)
+
+    def crops(self, gallery: str, person: str) -> dict[str, NDArray[np.uint8]]:
+        """The crops that were kept of a person, uint8 (112, 112, 3) RGB by face id.
+
+        Raises GalleryNotFound, PersonNotFound.
+        """
+        with self._sessions.read() as connection:
+            return store_crops.of_person(connection, self.keys, gallery, person)
 
     def delete_face(self, gallery: str, person: str, face_id: str) -> int:
         """Delete a face of a person; its key. Raises GalleryNotFound, PersonNotFound, FaceIdNotFound."""
@@ -220,7 +309,7 @@ class Store:
         page comes whole. All of a page is of one moment. Raises GalleryNotFound.
         """
         with self._sessions.read() as connection:
-            return store_bulk.export_page(connection, gallery, cursor, limit, most_faces)
+            return store_bulk.export_page(connection, self.keys, gallery, cursor, limit, most_faces)
 
     def import_persons(self, gallery: str, persons: Sequence[BulkPerson]) -> Imported:
         """Make or change all of ``persons`` and add those of their faces that are not there, or do nothing.
@@ -231,7 +320,7 @@ class Store:
             ModelMismatch: an embedding is not of the gallery's dimension.
         """
         with self._sessions.write() as connection:
-            return store_bulk.import_persons(connection, gallery, persons)
+            return store_bulk.import_persons(connection, self.keys, gallery, persons)
 
     def templates(self, gallery_key: int, after: int = 0, block: int = 8192) -> Iterator[Templates]:
         """All templates of a gallery with face keys above ``after``, ascending, in blocks of at most ``block`` rows.
@@ -241,15 +330,34 @@ class Store:
 
         Raises GalleryNotFound, also when it is deleted meanwhile.
         """
-        while True:
+        more: int | None = after
+        while more is not None:
             with self._sessions.read() as connection:
-                templates = store_faces.templates_after(connection, gallery_key, after, block)
-            if templates.faces.size:
-                yield templates
-            if templates.faces.size < block:
-                return
-            after = int(templates.faces[-1])
+                found, more = store_faces.templates_after(connection, self.keys, gallery_key, more, block)
+            if found.faces.size:
+                yield found
 
     def _delete_condemned(self, key: int) -> None:
-        while self._sessions.delete(lambda connection: store_galleries.delete_some(connection, key)):
-            pass
+        more = True
+        while more:
+            persons, more = self._sessions.delete(lambda connection: store_galleries.delete_some(connection, key))
+            self._destroy(persons)
+
+    def _destroy(self, persons: Sequence[int]) -> None:
+        self._doomed.update(persons)
+        with storage_errors(self.keys.path):
+            doomed = sorted(self._doomed)
+            self.keys.destroy(doomed)
+            self._doomed.difference_update(doomed)
+
+    def _settle(self) -> None:
+        """See ``store_keys``."""
+        with self._sessions.read() as connection:
+            found = store_keys.differences(connection, self.keys)
+        if found.erased:
+            log.warning(
+                "%d persons of this database were erased after it was backed up; erasing them again.", len(found.erased)
+            )
+        for batch in batches(found.erased):
+            self._sessions.delete(partial(store_keys.remove, gone=batch))
+        self._destroy(found.orphans)

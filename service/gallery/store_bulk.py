@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Select, Table, bindparam, insert, select, upd
 from service.errors import Conflict, InvalidRequest, ModelMismatch
 from service.gallery import store_galleries, store_persons
 from service.gallery.records import GalleryRecord, Metadata, Page, Templates
+from service.gallery.store_seals import open_templates, seal_templates
 from service.gallery.store_values import (
     batches,
     checked_id,
@@ -26,6 +27,7 @@ from service.gallery.store_values import (
     page_of,
 )
 from service.gallery.tables import faces, persons, templates_table
+from service.security.key_file import KeyFile, new_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +75,7 @@ class Imported:
 
 
 def export_page(
-    connection: Connection, gallery: str, cursor: str | None, limit: int, most_faces: int
+    connection: Connection, keys: KeyFile, gallery: str, cursor: str | None, limit: int, most_faces: int
 ) -> tuple[GalleryRecord, Page[BulkPerson]]:
     """See ``Store.export_page``."""
     owner = store_galleries.get(connection, gallery)
@@ -81,58 +83,72 @@ def export_page(
     total = np.cumsum([person.faces for person in page.items])
     fit = max(1, int(np.searchsorted(total, most_faces, side="right")))
     cut = page_of(page.items, fit, lambda person: person)
-    found = _faces_of(connection, owner.dimension, [person.key for person in cut.items])
+    found = _faces_of(connection, keys, owner, [person.key for person in cut.items])
+    # Whoever has fewer faces than were counted is being deleted at this moment.
     whole = tuple(
-        BulkPerson(p.id, p.name, p.metadata, p.expires_at, p.created_at, tuple(found.get(p.key, ()))) for p in cut.items
+        BulkPerson(p.id, p.name, p.metadata, p.expires_at, p.created_at, tuple(found.get(p.key, ())))
+        for p in cut.items
+        if len(found.get(p.key, ())) == p.faces
     )
     return owner, Page(whole, cut.cursor or page.cursor)
 
 
-def import_persons(connection: Connection, gallery: str, given: Sequence[BulkPerson]) -> Imported:
+def import_persons(connection: Connection, keys: KeyFile, gallery: str, given: Sequence[BulkPerson]) -> Imported:
     """See ``Store.import_persons``."""
     owner = store_galleries.get(connection, gallery)
     _refuse_doubles("person", [person.id for person in given])
     _refuse_doubles("face", [face.id for person in given for face in person.faces])
     _check_embeddings(given, owner.dimension)
-    keys, created, updated = _put_persons(connection, owner.key, given)
-    there = _templates_by_id(connection, owner, [face.id for person in given for face in person.faces])
+    key_of, created, updated = _put_persons(connection, keys, owner.key, given)
+    there = _templates_by_id(connection, keys, owner, [face.id for person in given for face in person.faces])
     new: list[tuple[int, BulkFace]] = []
     for person in given:
         for face in person.faces:
             if face.id not in there:
-                new.append((keys[person.id], face))
-            elif there[face.id] != (keys[person.id], _blob(face)):
+                new.append((key_of[person.id], face))
+            elif there[face.id] != (key_of[person.id], _blob(face.embedding)):
                 raise Conflict(
                     f"The face id {face.id!r} is taken in this gallery, by another template or another person.",
                     {"face": face.id, "person": person.id},
                 )
-    added = _insert_faces(connection, owner, new)
+    added = _insert_faces(connection, keys, owner, new)
     if created or updated or new:
         store_galleries.changed(connection, owner.key, persons=created, faces=len(new))
     return Imported(created, updated, len(there), added)
 
 
-def _faces_of(connection: Connection, dimension: int, keys: Iterable[int]) -> dict[int, list[BulkFace]]:
+def _faces_of(
+    connection: Connection, keys: KeyFile, owner: GalleryRecord, persons: Iterable[int]
+) -> dict[int, list[BulkFace]]:
     """The faces of each person, in the order they were added, so that an import adds them in that order."""
-    table = templates_table(dimension)
-    query = select(faces, table.c.embedding).join(table, table.c.face_key == faces.c.key).order_by(faces.c.key)
+    table = templates_table(owner.dimension)
+    query = select(faces, table.c.sealed).join(table, table.c.face_key == faces.c.key).order_by(faces.c.key)
     found: dict[int, list[BulkFace]] = {}
-    for batch in batches(keys):
-        for row in connection.execute(query.where(faces.c.person_key.in_(batch))):
-            embedding = np.frombuffer(row.embedding, "<f4").astype(np.float32)
-            found.setdefault(row.person_key, []).append(BulkFace(row.id, embedding, row.facts, row.created_at))
+    for batch in batches(persons):
+        rows = connection.execute(query.where(faces.c.person_key.in_(batch))).all()
+        there, embeddings = _open(keys, owner, rows)
+        for row, embedding, opened in zip(rows, embeddings, there, strict=True):
+            if opened:
+                found.setdefault(row.person_key, []).append(BulkFace(row.id, embedding, row.facts, row.created_at))
     return found
 
 
+def _open(keys: KeyFile, owner: GalleryRecord, rows: Sequence[Any]) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+    """Which of the rows (key, person_key, sealed) opened, and their templates."""
+    persons, face_keys, blobs = ([getattr(row, name) for row in rows] for name in ("person_key", "key", "sealed"))
+    return open_templates(keys, owner.key, persons, face_keys, blobs, owner.dimension)
+
+
 def _put_persons(
-    connection: Connection, gallery_key: int, given: Sequence[BulkPerson]
+    connection: Connection, keys: KeyFile, gallery_key: int, given: Sequence[BulkPerson]
 ) -> tuple[dict[str, int], int, int]:
     """Make or change the persons; the key of each by its id, how many were made, how many changed."""
     ids = [person.id for person in given]
     here = select(persons).where(persons.c.gallery_key == gallery_key)
     before = {row.id: row for row in _with_ids(connection, here, persons, ids)}
     at = now()
-    new, changed = [], []
+    new: list[dict[str, Any]] = []
+    changed: list[dict[str, Any]] = []
     for person in given:
         values = {
             "name": checked_text("name", person.name),
@@ -143,19 +159,22 @@ def _put_persons(
         if row is None:
             created_at = checked_time("created_at", person.created_at) or at
             stamps = {"created_at": created_at, "updated_at": at}
-            new.append({"gallery_key": gallery_key, "id": person.id, **stamps, **values})
+            new.append({"gallery_key": gallery_key, "id": person.id, "key_name": new_name(), **stamps, **values})
         elif any(_exact(getattr(row, name)) != _exact(value) for name, value in values.items()):
             changed.append({"row": row.key, "updated_at": at, **values})
     if new:
         connection.execute(insert(persons), new)
     if changed:
         connection.execute(update(persons).where(persons.c.key == bindparam("row")), changed)
-    keys = {row.id: row.key for row in before.values()}
-    made = _keys_by_id(connection, persons, gallery_key, [str(row["id"]) for row in new])
-    return keys | made, len(new), len(changed)
+    made = _keys_by_id(connection, persons, gallery_key, [row["id"] for row in new])
+    # On the disk before the rows are, see ``store_keys``.
+    keys.add({made[row["id"]]: row["key_name"] for row in new})
+    return {row.id: row.key for row in before.values()} | made, len(new), len(changed)
 
 
-def _insert_faces(connection: Connection, owner: GalleryRecord, new: Sequence[tuple[int, BulkFace]]) -> Templates:
+def _insert_faces(
+    connection: Connection, keys: KeyFile, owner: GalleryRecord, new: Sequence[tuple[int, BulkFace]]
+) -> Templates:
     if not new:
         return Templates(np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, owner.dimension), np.float32))
     at = now()
@@ -172,19 +191,23 @@ def _insert_faces(connection: Connection, owner: GalleryRecord, new: Sequence[tu
     connection.execute(insert(faces), rows)
     ids = [face.id for _, face in new]
     key_of = _keys_by_id(connection, faces, owner.key, ids)
-    keys = [key_of[id] for id in ids]
-    blobs = [{"face_key": key, "embedding": _blob(face)} for key, (_, face) in zip(keys, new, strict=True)]
-    connection.execute(insert(templates_table(owner.dimension)), blobs)
-    owners = np.array([person_key for person_key, _ in new], np.int64)
-    return Templates(np.array(keys, np.int64), owners, np.stack([face.embedding for _, face in new]))
+    made, owners = [key_of[id] for id in ids], [person_key for person_key, _ in new]
+    embeddings = [face.embedding for _, face in new]
+    sealed = seal_templates(keys, owner.key, owners, made, embeddings)
+    connection.execute(insert(templates_table(owner.dimension)), sealed)
+    return Templates(np.array(made, np.int64), np.array(owners, np.int64), np.stack(embeddings))
 
 
-def _templates_by_id(connection: Connection, owner: GalleryRecord, ids: Sequence[str]) -> dict[str, tuple[int, bytes]]:
+def _templates_by_id(
+    connection: Connection, keys: KeyFile, owner: GalleryRecord, ids: Sequence[str]
+) -> dict[str, tuple[int, bytes]]:
     """Person key and template of those of these faces that are there."""
     table = templates_table(owner.dimension)
-    query = select(faces.c.id, faces.c.person_key, table.c.embedding).join(table, table.c.face_key == faces.c.key)
-    here = query.where(faces.c.gallery_key == owner.key)
-    return {row.id: (row.person_key, row.embedding) for row in _with_ids(connection, here, faces, ids)}
+    columns = (faces.c.id, faces.c.key, faces.c.person_key, table.c.sealed)
+    query = select(*columns).join(table, table.c.face_key == faces.c.key).where(faces.c.gallery_key == owner.key)
+    rows = list(_with_ids(connection, query, faces, ids))
+    _, embeddings = _open(keys, owner, rows)
+    return {row.id: (row.person_key, _blob(embedding)) for row, embedding in zip(rows, embeddings, strict=True)}
 
 
 def _keys_by_id(connection: Connection, table: Table, gallery_key: int, ids: Sequence[str]) -> dict[str, int]:
@@ -218,8 +241,8 @@ def _check_embeddings(given: Sequence[BulkPerson], dimension: int) -> None:
         raise InvalidRequest("Embeddings must be of finite float32 numbers.")
 
 
-def _blob(face: BulkFace) -> bytes:
-    return face.embedding.astype("<f4").tobytes()
+def _blob(embedding: NDArray[np.float32]) -> bytes:
+    return embedding.astype("<f4").tobytes()
 
 
 def _exact(value: object) -> str:

@@ -11,10 +11,21 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, delete, insert, select
 
 from service.errors import Conflict, FaceIdNotFound, InvalidRequest, ModelMismatch
-from service.gallery import store_galleries, store_persons
+from service.gallery import store_crops, store_galleries, store_persons
 from service.gallery.records import FaceRecord, NewFace, Page, Templates
-from service.gallery.store_values import batches, checked_id, checked_key, checked_limit, now, page_after, page_of
+from service.gallery.store_seals import open_templates, seal_templates
+from service.gallery.store_values import (
+    batches,
+    checked_id,
+    checked_key,
+    checked_limit,
+    now,
+    page_after,
+    page_of,
+    plain_rows,
+)
 from service.gallery.tables import enrolments, faces, templates_table
+from service.security.key_file import KeyFile
 
 Answer = Callable[[Sequence[FaceRecord]], Mapping[str, Any]]
 
@@ -50,22 +61,29 @@ class AddedFaces:
 
 
 def add(
-    connection: Connection, gallery: str, person: str, new: Sequence[NewFace], once: Once | None, answer: Answer | None
+    connection: Connection,
+    keys: KeyFile,
+    place: tuple[str, str],
+    new: Sequence[NewFace],
+    once: Once | None,
+    answer: Answer | None,
 ) -> AddedFaces:
-    """See ``Store.add_faces``."""
+    """See ``Store.add_faces``; ``place`` is gallery and person."""
+    gallery, person = place
     owner = store_galleries.get(connection, gallery)
     person_key = store_persons.get(connection, gallery, person).key
     if once is not None and (before := _answered(connection, owner.key, person, once)) is not None:
         return AddedFaces(person_key, (), before, repeated=True)
-    embeddings = _checked_embeddings(new, owner.dimension)
+    _check_embeddings(new, owner.dimension)
     ids = [f"f_{uuid.uuid4().hex}" if face.id is None else checked_id("face", face.id) for face in new]
     _refuse_taken(connection, owner.key, ids)
     at = now()
-    keys = _insert(connection, owner.key, person_key, ids, new, at)
-    rows = [{"face_key": key, "embedding": embedding} for key, embedding in zip(keys, embeddings, strict=True)]
+    made = _insert(connection, owner.key, person_key, ids, new, at)
+    rows = seal_templates(keys, owner.key, [person_key] * len(new), made, [face.embedding for face in new])
     connection.execute(insert(templates_table(owner.dimension)), rows)
+    store_crops.add(connection, keys, owner.key, person_key, made, new)
     store_galleries.changed(connection, owner.key, faces=len(new))
-    added = tuple(FaceRecord(key, id, dict(face.facts), at) for key, id, face in zip(keys, ids, new, strict=True))
+    added = tuple(FaceRecord(key, id, dict(face.facts), at) for key, id, face in zip(made, ids, new, strict=True))
     told = dict(answer(added)) if answer else {}
     if once is not None:
         _remember(connection, owner.key, person, once, told, at)
@@ -114,33 +132,41 @@ def keys(connection: Connection, gallery_key: int) -> NDArray[np.int64]:
     return np.array(connection.execute(query).scalars().all(), np.int64)
 
 
-def templates_after(connection: Connection, gallery_key: int, after: int, block: int) -> Templates:
-    """Up to ``block`` templates of a gallery with face keys above ``after``, ascending."""
+def templates_after(
+    connection: Connection, keys: KeyFile, gallery_key: int, after: int, block: int
+) -> tuple[Templates, int | None]:
+    """Of up to ``block`` faces of a gallery with keys above ``after``, ascending, the templates.
+
+    Also after which key to go on; None at the end.
+    """
     dimension = store_galleries.dimension_of(connection, gallery_key)
     table = templates_table(dimension)
-    query = select(faces.c.key, faces.c.person_key, table.c.embedding).join(table, table.c.face_key == faces.c.key)
+    query = select(faces.c.key, faces.c.person_key, table.c.sealed).join(table, table.c.face_key == faces.c.key)
     here = (faces.c.gallery_key == gallery_key, faces.c.key > after)
-    rows = connection.execute(query.where(*here).order_by(faces.c.key).limit(block)).all()
+    rows = plain_rows(connection.execute(query.where(*here).order_by(faces.c.key).limit(block)))
     face_keys, person_keys, blobs = list(zip(*rows, strict=True)) or ((), (), ())
-    vectors = _vectors(blobs, dimension)
-    return Templates(np.array(face_keys, np.int64), np.array(person_keys, np.int64), vectors)
+    there, vectors = open_templates(keys, gallery_key, person_keys, face_keys, blobs, dimension)
+    found = Templates(np.array(face_keys, np.int64), np.array(person_keys, np.int64), vectors)
+    if not there.all():
+        found = Templates(found.faces[there], found.persons[there], found.embeddings[there])
+    return found, int(face_keys[-1]) if len(rows) == block else None
 
 
-def embeddings(connection: Connection, gallery: str, person: str) -> NDArray[np.float32]:
+def embeddings(connection: Connection, keys: KeyFile, gallery: str, person: str) -> NDArray[np.float32]:
     """The templates of a person, float32 (n, d), in the order of the face keys."""
-    dimension = store_galleries.get(connection, gallery).dimension
-    table = templates_table(dimension)
-    here = faces.c.person_key == store_persons.get(connection, gallery, person).key
-    query = select(table.c.embedding).join(faces, table.c.face_key == faces.c.key).where(here).order_by(faces.c.key)
-    return _vectors(connection.execute(query).scalars().all(), dimension)
+    owner = store_galleries.get(connection, gallery)
+    person_key = store_persons.get(connection, gallery, person).key
+    table = templates_table(owner.dimension)
+    query = select(faces.c.key, table.c.sealed).join(faces, table.c.face_key == faces.c.key)
+    rows = connection.execute(query.where(faces.c.person_key == person_key).order_by(faces.c.key)).all()
+    face_keys, blobs = [row.key for row in rows], [row.sealed for row in rows]
+    there, vectors = open_templates(keys, owner.key, [person_key] * len(rows), face_keys, blobs, owner.dimension)
+    if not there.all():
+        raise store_persons.missing(gallery, person)
+    return vectors
 
 
-def _vectors(blobs: Sequence[bytes], dimension: int) -> NDArray[np.float32]:
-    # A bytearray, so that the array can be written to.
-    return np.frombuffer(bytearray().join(blobs), "<f4").reshape(len(blobs), dimension)
-
-
-def _checked_embeddings(new: Sequence[NewFace], dimension: int) -> list[bytes]:
+def _check_embeddings(new: Sequence[NewFace], dimension: int) -> None:
     if not new:
         raise InvalidRequest("There is no face to add.")
     for face in new:
@@ -151,7 +177,6 @@ def _checked_embeddings(new: Sequence[NewFace], dimension: int) -> list[bytes]:
             )
         if face.embedding.dtype != np.float32 or not np.isfinite(face.embedding).all():
             raise InvalidRequest(f"An embedding must be of finite float32 numbers; this one is {face.embedding.dtype}.")
-    return [face.embedding.astype("<f4").tobytes() for face in new]
 
 
 def _refuse_taken(connection: Connection, gallery_key: int, ids: Sequence[str]) -> None:

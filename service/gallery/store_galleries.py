@@ -1,13 +1,15 @@
 """Galleries in the database. Functions of an open transaction; ``service.gallery.store`` gives them out."""
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Select, delete, insert, select, update
+from sqlalchemy import Connection, Select, and_, delete, insert, select, update
 
 from service.errors import GalleryNotFound, InvalidRequest, ModelMismatch
 from service.gallery.records import GalleryRecord, Page
 from service.gallery.store_values import (
     MAX_DIMENSION,
+    MAX_RETENTION_DAYS,
     checked_id,
     checked_limit,
     checked_text,
@@ -18,14 +20,18 @@ from service.gallery.store_values import (
 from service.gallery.tables import enrolments, faces, galleries, persons, templates_table
 
 # Faces or persons that one step of a gallery's deletion takes: what it writes to the WAL must fit the reserve.
-STEP = 512
+STEP = 256
 
 
 def put(
-    connection: Connection, id: str, name: str | None, description: str | None, contract: str, dimension: int
+    connection: Connection, id: str, shown: Mapping[str, Any], contract: str, dimension: int
 ) -> tuple[GalleryRecord, bool]:
-    """See ``Store.put_gallery``."""
-    shown = {"name": checked_text("name", name), "description": checked_text("description", description)}
+    """See ``Store.put_gallery``; ``shown`` are name, description and retention_days."""
+    for field in ("name", "description"):
+        checked_text(field, shown[field])
+    days = shown["retention_days"]
+    if days is not None and not 1 <= days <= MAX_RETENTION_DAYS:
+        raise InvalidRequest(f"retention_days must be 1 to {MAX_RETENTION_DAYS}, not {days}.")
     if not 1 <= dimension <= MAX_DIMENSION:
         raise InvalidRequest(f"The dimension must be 1 to {MAX_DIMENSION}, not {dimension}.")
     row = connection.execute(_by_id(checked_id("gallery", id))).one_or_none()
@@ -52,10 +58,13 @@ def get(connection: Connection, id: str) -> GalleryRecord:
     return _record(row)
 
 
-def page(connection: Connection, cursor: str | None, limit: int) -> Page[GalleryRecord]:
-    """Galleries in the order of their ids."""
+def page(
+    connection: Connection, cursor: str | None, limit: int, among: Collection[str] | None = None
+) -> Page[GalleryRecord]:
+    """Galleries in the order of their ids; with ``among`` of these ids only."""
     after = galleries.c.id > page_after(cursor)  # never true of a condemned one, whose id is NULL
-    query = select(galleries).where(after).order_by(galleries.c.id).limit(checked_limit(limit) + 1)
+    here = after if among is None else and_(after, galleries.c.id.in_(among))
+    query = select(galleries).where(here).order_by(galleries.c.id).limit(checked_limit(limit) + 1)
     return page_of(connection.execute(query).all(), limit, _record)
 
 
@@ -86,15 +95,20 @@ def condemned(connection: Connection) -> list[int]:
     return list(connection.execute(select(galleries.c.key).where(galleries.c.id.is_(None))).scalars())
 
 
-def delete_some(connection: Connection, key: int) -> bool:
-    """One bounded step of the deletion of the condemned gallery ``key``; whether there is more to do."""
+def delete_some(connection: Connection, key: int) -> tuple[list[int], bool]:
+    """One bounded step of the deletion of the condemned gallery ``key``.
+
+    Returns the keys of the persons that it removed, whose keys are to be destroyed when this is durable, and whether
+    there is more to do.
+    """
     for table, column in ((faces, faces.c.key), (persons, persons.c.key), (enrolments, enrolments.c.key)):
-        some = select(column).where(table.c.gallery_key == key).order_by(column).limit(STEP)
-        gone = connection.execute(delete(table).where(table.c.gallery_key == key, column.in_(some)))
-        if gone.rowcount:
-            return True
+        query = select(column).where(table.c.gallery_key == key).order_by(column).limit(STEP)
+        some = connection.execute(query).scalars().all()
+        if some:
+            connection.execute(delete(table).where(table.c.gallery_key == key, column.in_(some)))
+            return ([*some] if table is persons else []), True
     connection.execute(delete(galleries).where(galleries.c.key == key))
-    return False
+    return [], False
 
 
 def _by_id(id: str) -> Select[Any]:

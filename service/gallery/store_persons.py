@@ -1,6 +1,7 @@
 """Persons in the database. Functions of an open transaction; ``service.gallery.store`` gives them out."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -24,21 +25,39 @@ from service.gallery.store_values import (
     page_of,
 )
 from service.gallery.tables import enrolments, faces, persons
+from service.security.key_file import KeyFile, new_name
 
 PATCHABLE = ("name", "metadata", "expires_at")
 
 
+@dataclass(frozen=True)
+class Removed:
+    """A person who was deleted: the person's key, and those of the faces, ascending."""
+
+    key: int
+    faces: list[int]
+
+
 def put(
-    connection: Connection, gallery: str, id: str, name: str | None, metadata: Metadata, expires_at: datetime | None
+    connection: Connection,
+    keys: KeyFile,
+    place: tuple[str, str],
+    name: str | None,
+    metadata: Metadata,
+    expires_at: datetime | None,
 ) -> tuple[PersonRecord, bool]:
-    """See ``Store.put_person``."""
+    """See ``Store.put_person``; ``place`` is gallery and person."""
+    gallery, id = place
     owner = store_galleries.get(connection, gallery)
     checked_id("person", id)
     values = _checked({"name": name, "metadata": metadata, "expires_at": expires_at}) | {"updated_at": now()}
     row = connection.execute(_one(owner.key, id)).one_or_none()
     if row is None:
-        new = {"gallery_key": owner.key, "id": id, "created_at": values["updated_at"], **values}
-        connection.execute(insert(persons).values(**new))
+        key_name = new_name()
+        new = {"gallery_key": owner.key, "id": id, "created_at": values["updated_at"], "key_name": key_name, **values}
+        made = connection.execute(insert(persons).values(**new).returning(persons.c.key)).scalar_one()
+        # On the disk before the row is, see ``store_keys``.
+        keys.add({made: key_name})
     else:
         connection.execute(update(persons).where(persons.c.key == row.key).values(**values))
     store_galleries.changed(connection, owner.key, persons=int(row is None))
@@ -64,10 +83,13 @@ def get(connection: Connection, gallery: str, id: str) -> PersonRecord:
     owner = store_galleries.get(connection, gallery)
     row = connection.execute(_one(owner.key, checked_id("person", id))).one_or_none()
     if row is None:
-        raise PersonNotFound(
-            f"There is no person {id!r} in the gallery {gallery!r}.", {"gallery": gallery, "person": id}
-        )
+        raise missing(gallery, id)
     return _record(row)
+
+
+def missing(gallery: str, id: str) -> PersonNotFound:
+    """The error for a person who is not there."""
+    return PersonNotFound(f"There is no person {id!r} in the gallery {gallery!r}.", {"gallery": gallery, "person": id})
 
 
 def page(
@@ -80,8 +102,8 @@ def page(
     return page_of(rows, limit, _record)
 
 
-def remove(connection: Connection, gallery: str, id: str) -> list[int]:
-    """See ``Store.delete_person``."""
+def remove(connection: Connection, gallery: str, id: str) -> Removed:
+    """See ``Store.delete_person``. The person's key is to be destroyed when this is durable."""
     owner = store_galleries.get(connection, gallery)
     person = get(connection, gallery, id)
     gone = list(connection.execute(select(faces.c.key).where(faces.c.person_key == person.key)).scalars())
@@ -89,7 +111,7 @@ def remove(connection: Connection, gallery: str, id: str) -> list[int]:
     connection.execute(delete(enrolments).where(enrolments.c.gallery_key == owner.key, enrolments.c.person == id))
     connection.execute(delete(persons).where(persons.c.key == person.key))
     store_galleries.changed(connection, owner.key, persons=-1, faces=-len(gone))
-    return sorted(gone)
+    return Removed(person.key, sorted(gone))
 
 
 def keys(connection: Connection, gallery: str, filter: Metadata | None) -> NDArray[np.int64]:
@@ -118,7 +140,7 @@ def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _persons() -> Select[Any]:
     count = select(func.count()).where(faces.c.person_key == persons.c.key).scalar_subquery()
-    own = [column for column in persons.c if column is not persons.c.gallery_key]
+    own = [column for column in persons.c if column not in (persons.c.gallery_key, persons.c.key_name)]
     return select(*own, count.label("faces"))
 
 

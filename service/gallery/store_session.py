@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from service.errors import InsufficientStorage, LikenessError
 from service.gallery.database import BUSY_TIMEOUT_MS, WRITES, storage_errors
-from service.gallery.store_reserve import RESERVE_BYTES, Reserve
+from service.reserve import RESERVE_BYTES, Reserve
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

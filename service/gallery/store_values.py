@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, TypeVar
 
+from sqlalchemy import CursorResult
+
 from service.errors import InvalidRequest
 from service.gallery.records import Metadata, Page
 
@@ -18,7 +20,9 @@ MAX_TEXT = 4096  # characters of a name or description
 MAX_METADATA_KEYS = 64
 MAX_METADATA_BYTES = 16384  # as JSON
 MAX_DIMENSION = 4096
-_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+MAX_RETENTION_DAYS = 36_500
+ID_PATTERN = "[A-Za-z0-9._:-]{1,128}"
+_ID = re.compile(ID_PATTERN)
 T = TypeVar("T")
 
 
@@ -111,6 +115,12 @@ def batches(keys: Iterable[int], size: int = 500) -> Iterator[list[int]]:
     rest = iter(keys)
     while batch := [int(key) for key in islice(rest, size)]:
         yield batch
+
+
+def plain_rows(result: CursorResult[Any]) -> Sequence[Any]:
+    """All rows as the driver gives them, for numbers and bytes: with a million rows SQLAlchemy's own are felt."""
+    assert result.cursor is not None
+    return result.cursor.fetchall()
 
 
 def _storable(text: str) -> bool:

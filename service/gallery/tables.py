@@ -9,7 +9,7 @@ rows of *different* sizes anew (measured with 3.40: 2 of 25,000 deleted template
 database file). In a table whose rows are all of one size, a row always fits the place of another and nothing is
 repacked. The first face key is a second part of this, see ``FIRST_FACE_KEY``.
 
-On PostgreSQL a table for each dimension is what pgvector's ``halfvec(d)`` columns ask for as well.
+A template is sealed with its person's key (``service.security``), which is not in the database.
 """
 
 from datetime import UTC, datetime
@@ -77,6 +77,8 @@ galleries = Table(
     Column("persons", Key, nullable=False),
     Column("faces", Key, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    # How long persons are kept; NULL: until they are deleted.
+    Column("retention_days", Integer),
     sqlite_autoincrement=True,
 )
 
@@ -91,7 +93,11 @@ persons = Table(
     Column("expires_at", UtcDateTime),
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
+    # Of the key that the person's templates are sealed with.
+    Column("key_name", LargeBinary),
     UniqueConstraint("gallery_key", "id"),
+    Index("ix_persons_expires", "expires_at"),
+    Index("ix_persons_created", "gallery_key", "created_at"),
     sqlite_autoincrement=True,
 )
 
@@ -124,13 +130,27 @@ enrolments = Table(
     Index("ix_enrolments_person", "gallery_key", "person"),
 )
 
+# The file of keys that belongs to this database: one row.
+key_file = Table("key_file", metadata, Column("id", LargeBinary, primary_key=True))
+
+# Aligned faces, where they are kept at all: sealed like templates, and of one size like them.
+crops = Table(
+    "crops",
+    metadata,
+    Column("face_key", Key, ForeignKey("faces.key", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    Column("sealed", LargeBinary, nullable=False),
+)
+
 
 @lru_cache
 def templates_table(dimension: int) -> Table:
-    """The table of the templates of ``dimension``: float32 little-endian, made with the first gallery that needs it."""
+    """The table of the templates of ``dimension``, made with the first gallery that needs it.
+
+    ``sealed`` is nonce, float32 little-endian (d,), tag: see ``service.security.envelope``.
+    """
     return Table(
         f"templates_{dimension}",
         MetaData(),
         Column("face_key", Key, ForeignKey(faces.c.key, ondelete="CASCADE"), primary_key=True, autoincrement=False),
-        Column("embedding", LargeBinary, nullable=False),
+        Column("sealed", LargeBinary, nullable=False),
     )

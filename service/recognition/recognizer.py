@@ -9,7 +9,7 @@ Pure numpy and OpenCV around two networks that are passed in; thread-safe, as no
 construction.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,13 +31,14 @@ class RecognitionOptions:
         max_pixels: larger photos are refused before decoding.
         min_face_size: faces whose box has a shorter side than this, in pixels, are not compared.
         max_batch: crops embedded in one call of the network.
+        tilt: how landmarks of tilted heads are taken again; None for a detector whose first ones are true.
     """
 
     max_pixels: int = 50_000_000
     min_face_size: float = 16.0
     max_batch: int = 16
     detection: DetectionOptions = field(default_factory=DetectionOptions)
-    tilt: TiltOptions = field(default_factory=TiltOptions)
+    tilt: TiltOptions | None = field(default_factory=TiltOptions)
 
 
 class Recognizer:
@@ -50,13 +51,16 @@ class Recognizer:
         template: ArrayLike,
         crop_size: int,
         options: RecognitionOptions | None = None,
+        decoder: Callable[[bytes, int], Image] = decode,
     ) -> None:
         """
         Args:
             detector, embedder: the bundle's two networks.
             template: (5, 2) where the landmarks come to lie in the crop.
             crop_size: side of the crop in pixels.
+            decoder: what stands for ``decode``, the same in another process.
         """
+        self._decode = decoder
         self.options = options or RecognitionOptions()
         self.detector = detector
         self.embedder = embedder
@@ -65,12 +69,12 @@ class Recognizer:
 
     def decode(self, content: bytes) -> Image:
         """Encoded bytes to an upright RGB image; see ``service.recognition.decode`` for what is refused."""
-        return decode(content, self.options.max_pixels)
+        return self._decode(content, self.options.max_pixels)
 
     def detect(self, image: Image) -> list[Face]:
         """All faces, largest first; none is an ordinary answer."""
         faces = detect(image, self.detector, self.options.detection)
-        return straighten(image, self.detector, faces, self.options.tilt)
+        return faces if self.options.tilt is None else straighten(image, self.detector, faces, self.options.tilt)
 
     def crop(self, image: Image, face: Face) -> NDArray[np.uint8]:
         """The aligned face, uint8 (112, 112, 3) RGB."""
@@ -90,11 +94,14 @@ class Recognizer:
 
     def embed(self, faces: Sequence[tuple[Image, Face]]) -> list[EmbeddedFace]:
         """Embed faces, also of several photos, in as few calls of the network as possible."""
+        return self.embed_aligned([face for _, face in faces], [self.crop(image, face) for image, face in faces])
+
+    def embed_aligned(self, faces: Sequence[Face], crops: Sequence[NDArray[np.uint8]]) -> list[EmbeddedFace]:
+        """Embed faces whose crops are there already, one for each."""
         if not faces:
             return []
-        crops = [self.crop(image, face) for image, face in faces]
         embeddings, norms = self.embed_crops(crops)
         return [
             EmbeddedFace(face, crop, embedding, float(norm))
-            for (_, face), crop, embedding, norm in zip(faces, crops, embeddings, norms, strict=True)
+            for face, crop, embedding, norm in zip(faces, crops, embeddings, norms, strict=True)
         ]

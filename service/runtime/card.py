@@ -7,7 +7,8 @@
 import hashlib
 import json
 import math
-from typing import Annotated, Literal
+from itertools import pairwise
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -167,12 +168,51 @@ class Parity(_Part):
     accuracy: Accuracy | None = Field(default=None, exclude_if=lambda accuracy: accuracy is None)
 
 
+def _optional(**limits: Any) -> Any:
+    """A field that came later: left out where it is None, so that calibrations from before keep their digest."""
+    return Field(default=None, exclude_if=lambda value: value is None, **limits)
+
+
 class OperatingPoint(_Part):
-    """``similarity >= threshold`` was measured to have these error rates."""
+    """``similarity >= threshold`` was measured to have these error rates; ``low`` and ``high`` are the ends of their
+    95 % intervals."""
 
     fmr: float = Field(ge=0, le=1)
     threshold: float = Field(ge=-1, le=1)
     fnmr: float = Field(ge=0, le=1)
+    fmr_low: float | None = _optional(ge=0, le=1)
+    fmr_high: float | None = _optional(ge=0, le=1)
+    fnmr_low: float | None = _optional(ge=0, le=1)
+    fnmr_high: float | None = _optional(ge=0, le=1)
+
+
+class Tail(_Part):
+    """What a generalised Pareto distribution, fitted to the highest impostor scores, says beyond the data.
+
+    Attributes:
+        start_fmr, start_threshold: where it begins: P(score ≥ s) = start_fmr (1 + shape (s − start_threshold) /
+            scale)^(−1/shape).
+        exceedances: impostor scores that it was fitted to.
+        points: as those of the calibration, at rates below them.
+    """
+
+    start_fmr: float = Field(gt=0, le=1)
+    start_threshold: float = Field(ge=-1, le=1)
+    shape: float
+    scale: float = Field(gt=0)
+    exceedances: int = Field(ge=1)
+    points: Annotated[tuple[OperatingPoint, ...], Field(min_length=1)]
+
+
+class BestOf(_Part):
+    """What it does to the error rates that the most similar of a person's k photos counts.
+
+    FMR(k) = 1 − (1 − FMR)^(k^fmr_exponent); FNMR(k) = FNMR k^(−fnmr_exponent). An exponent of 1 for FMR would mean
+    that photos of one person are as good as of k persons, 0 that they are all alike.
+    """
+
+    fmr_exponent: float = Field(ge=0, le=1)
+    fnmr_exponent: float = Field(ge=0)
 
 
 class Calibration(_Part):
@@ -182,8 +222,10 @@ class Calibration(_Part):
         calibration_id: digest of all the other fields.
         embedding_contract: the embedder that was measured.
         detector: sha256 of the published detector whose landmarks were used.
-        dataset, dataset_sha256: name and digest of the pairs file.
+        dataset, dataset_sha256: name and digest of the pairs file or of the photos.
         genuine, impostor: how many comparisons of one person, and of two persons, were counted.
+        effective_impostor: how many independent ones would determine the last point as well.
+        feature_norm: median over the photos.
     """
 
     calibration_id: Sha256
@@ -195,15 +237,22 @@ class Calibration(_Part):
     photos: int = Field(ge=2)
     genuine: int = Field(ge=1)
     impostor: int = Field(ge=1)
+    effective_impostor: float | None = _optional(gt=0)
     points: Annotated[tuple[OperatingPoint, ...], Field(min_length=2)]
+    best_of: BestOf | None = _optional()
+    tail: Tail | None = _optional()
+    feature_norm: float | None = _optional(gt=0)
 
     @model_validator(mode="after")
     def _ordered_and_intact(self) -> "Calibration":
-        for lax, strict in zip(self.points, self.points[1:], strict=False):
+        points = (*self.points, *(self.tail.points if self.tail else ()))
+        for lax, strict in pairwise(points):
             if not (lax.fmr > strict.fmr and lax.threshold <= strict.threshold and lax.fnmr <= strict.fnmr):
                 raise ValueError(f"operating points out of order at FMR {strict.fmr:g}")
-        if self.points[-1].fmr < 3 / self.impostor:
-            raise ValueError(f"FMR {self.points[-1].fmr:g} is below 3/{self.impostor} comparisons (rule of 3)")
+        comparisons = self.effective_impostor or self.impostor
+        # A point's threshold keeps its rate, so the rate it was measured at, and its worth, may be a little lower.
+        if self.points[-1].fmr < 3 / comparisons:
+            raise ValueError(f"FMR {self.points[-1].fmr:g} is below 3/{comparisons:g} comparisons (rule of 3)")
         if self.calibration_id != self.digest():
             raise ValueError(f"calibration_id {self.calibration_id[:12]}… is not the digest of the figures")
         return self
@@ -229,6 +278,9 @@ class Card(_Part):
     parity: Parity
     graph: GraphForm | None = Field(default=None, exclude_if=lambda form: form is None)
     calibration: Calibration | None = None
+    # Whether the detector draws landmarks of tilted heads towards upright ones, so that they are taken again from an
+    # upright view. Left out where they are: cards from before there was the question keep their digest.
+    straighten: bool = Field(default=True, exclude_if=lambda needed: needed)
 
     @model_validator(mode="after")
     def _consistent(self) -> "Card":

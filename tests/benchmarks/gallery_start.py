@@ -26,6 +26,8 @@ from service.gallery.records import NewFace
 from service.gallery.store import Store
 from service.gallery.store_bulk import BulkFace, BulkPerson
 from service.runtime.bundle import locate, open_bundle
+from service.security.key_file import KeyFile
+from service.security.master_key import FilePlace
 
 SINGLE_FACES, FACES_A_CALL = 500, 1000
 LOADING = """
@@ -33,7 +35,10 @@ import sys
 from pathlib import Path
 from service.gallery.gallery import Galleries
 from service.gallery.store import Store
-store = Store.open(Path(sys.argv[1]))
+from service.security.key_file import KeyFile
+from service.security.master_key import FilePlace
+keys = Path(sys.argv[1]).parent.parent / "keys"
+store = Store.open(Path(sys.argv[1]), keys=KeyFile.open(keys, FilePlace(keys / "master.key")))
 print(Galleries(store, sys.argv[2], int(sys.argv[3])).load())
 """
 
@@ -66,7 +71,8 @@ def main() -> None:
 
 def fill(database: Path, contract: str, dimension: int, faces: int) -> tuple[float, float]:
     """Faces a second, one a call and many a call."""
-    store = Store.open(database)
+    keys = database.parent.parent / "keys"
+    store = Store.open(database, keys=KeyFile.open(keys, FilePlace(keys / "master.key")))
     galleries = Galleries(store, contract, dimension)
     galleries.put("g", None, None)
     rng = np.random.default_rng(dimension)

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.search_speed [--faces 10000 100000 1000000] [--dimensions 128 512] [--rounds 15]
 
-Two photos a person, clustered unit vectors. Concurrent probes are threads that ask the coalescer at the same moment;
+Two photos a person, clustered unit vectors. Concurrent probes are threads that ask the batcher at the same moment;
 the figure is the time until the last one has its answer. In each round everything is timed one after the other, so
 that a noisy machine disturbs all alike; ratios are the medians of each round's own. The floor is the time to read once
 what one probe's scan reads: a byte a component, four in the block that is not full.
@@ -21,10 +21,11 @@ from typing import Any
 import faiss
 import numpy as np
 
-from service.gallery.coalesce import Coalescer, Probe, coalesced
 from service.gallery.flat_index import BLOCK_ROWS
+from service.gallery.probes import Probe, shared_scans
 from service.gallery.records import Templates
 from service.gallery.segment import Segment
+from service.runtime.batcher import Batcher
 
 TOP_K = 10
 CONCURRENT = (8, 64)
@@ -59,7 +60,7 @@ def measure(faces: int, dimension: int, rounds: int) -> dict[str, float]:
     memory = (resident() - before) / faces
     flat = faiss.IndexFlatIP(dimension)
     flat.add(vectors)
-    searches, memory_to_read = coalesced(segment), np.ones(READ_BYTES // 4, np.float32)
+    searches, memory_to_read = shared_scans(segment), np.ones(READ_BYTES // 4, np.float32)
     bytes_read = dimension * (faces + 3 * (faces % BLOCK_ROWS))
 
     def one_round(number: int) -> dict[str, float]:
@@ -105,7 +106,7 @@ def unit(vectors: Any, rng: np.random.Generator, spread: float) -> Any:
     return (moved / np.linalg.norm(moved, axis=1, keepdims=True)).astype(np.float32)
 
 
-def together(searches: Coalescer[Probe, Any], probes: Any) -> float:
+def together(searches: Batcher[Probe, Any], probes: Any) -> float:
     """Seconds until all probes, asked at one moment by a thread each, are answered."""
     ready = threading.Barrier(len(probes) + 1)
 

@@ -1,6 +1,6 @@
 """Tilted heads: the tilt that landmarks show, and what it does to the embedding, with and without straightening.
 
-    python -m tests.benchmarks.tilted_heads --images LFW/images [--data-dir data] [--faces 25]
+    python -m tests.benchmarks.tilted_heads --images LFW/images [--data-dir data] [--bundle open] [--faces 25]
 
 Photos of LFW are turned about their middle. Given are the median tilt of the landmarks, relative to the photo as it
 is, and the cosine between the embedding of the turned and of the upright photo.
@@ -14,7 +14,7 @@ import numpy as np
 
 from service.engine import Engine, load_engine
 from service.recognition.detect import detect
-from service.recognition.tilt import straighten, tilt
+from service.recognition.tilt import TiltOptions, straighten, tilt
 from service.recognition.types import Face, Image
 from service.settings import read_settings
 
@@ -25,9 +25,10 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--images", type=Path, required=True)
     arguments.add_argument("--data-dir", type=Path)
+    arguments.add_argument("--bundle")
     arguments.add_argument("--faces", type=int, default=25)
     args = arguments.parse_args()
-    engine = load_engine(read_settings(data_dir=args.data_dir))
+    engine = load_engine(read_settings(data_dir=args.data_dir, bundle=args.bundle))
     paths = sorted(args.images.glob("*/*_0001.jpg"))
     chosen = np.random.default_rng(3).choice(len(paths), args.faces, replace=False)
     photos = [engine.recognizer.decode(paths[i].read_bytes()) for i in chosen]
@@ -52,7 +53,7 @@ def measure(engine: Engine, photo: Image, angle: float) -> list[tuple[float, flo
     pixels = cv2.warpAffine(photo.pixels, cv2.getRotationMatrix2D(middle, -angle, 1.0), (photo.width, photo.height))
     turned = Image(np.asarray(pixels, np.uint8))
     found = central(detect(turned, recognizer.detector, recognizer.options.detection), photo)
-    [better] = straighten(turned, recognizer.detector, [found], recognizer.options.tilt)
+    [better] = straighten(turned, recognizer.detector, [found], recognizer.options.tilt or TiltOptions())
     results = []
     for face in (found, better):
         [embedded] = recognizer.embed([(turned, face)])

@@ -96,12 +96,12 @@ def measure(engine: Engine, settings: Settings, rounds: int) -> list[dict[str, f
         return [one_round() for _ in range(rounds)]
 
 
-def portraits(engine: Engine) -> list[bytes]:
-    """Two JPEGs framed like LFW, cut from the group photo that comes with insightface."""
+def portraits(engine: Engine, number: int = 2) -> list[bytes]:
+    """JPEGs framed like LFW, cut from the group photo that comes with insightface."""
     content = resources.files("insightface").joinpath("data/images/t1.jpg").read_bytes()
     image = engine.recognizer.decode(content)
     photos = []
-    for face in engine.recognizer.detect(image)[:2]:
+    for face in engine.recognizer.detect(image)[:number]:
         x, y = (face.box[:2] + face.box[2:]) / 2
         half = 1.1 * float(face.box[3] - face.box[1])
         cut = PillowImage.fromarray(image.pixels).crop((int(x - half), int(y - half), int(x + half), int(y + half)))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from export.catalog import Catalog, PackageMirror, UrlMirror, ZipMirror, load_catalog
+from export.catalog import BundleRecipe, Catalog, PackageMirror, UrlMirror, ZipMirror, load_catalog
 from service.errors import BundleError
 from service.runtime.card import Preprocessing
 
@@ -15,6 +15,13 @@ YUNET = "face_detection_yunet_2023mar.onnx"
 SFACE = "face_recognition_sface_2021dec.onnx"
 SCRFD = "scrfd_500m_bnkps.onnx"
 MBF = "w600k_mbf.onnx"
+SCRFD_10G = "5838f7fe053675b1c7a08b633df49e7af5495cee0493c7dcf6697200b85b5b91"
+R50 = "w600k_r50.onnx"
+R100 = "glintr100.onnx"
+AURAFACE = "auraface_v1_glintr100.onnx"
+MV = "face_recognition_mv.pkl"
+EDGEFACE = "edgeface_s_gamma_05.onnx"
+CENTERFACE = "centerface.onnx"
 INSIGHTFACE = "LicenseRef-InsightFace-NonCommercial"
 
 VALID = f"""
@@ -61,51 +68,112 @@ def load(text: str, folder: Path) -> Catalog:
         (SFACE, 38696353, "0ba9fbfa01b5270c96627c4ef784da859931e02f04419c829e83484087c34e79", "Apache-2.0", True),
         (SCRFD, 2524155, "a3562ef62592bf387f6ef19151282ac127518e51c77696e62e0661bee95ba1ad", INSIGHTFACE, False),
         (MBF, 13616099, "9cc6e4a75f0e2bf0b1aed94578f144d15175f357bdc05e815e5c4a02b319eb4f", INSIGHTFACE, False),
+        ("det_10g.onnx", 16923827, SCRFD_10G, INSIGHTFACE, False),
+        ("scrfd_10g_bnkps.onnx", 16923827, SCRFD_10G, INSIGHTFACE, False),
+        (
+            "det_2.5g.onnx",
+            3292009,
+            "041f73f47371333d1d17a6fee6c8ab4e6aecabefe398ff32cca4e2d5eaee0af9",
+            INSIGHTFACE,
+            False,
+        ),
+        (R50, 174383860, "4c06341c33c2ca1f86781dab0e829f88ad5b64be9fba56e56bc9ebdefc619e43", INSIGHTFACE, False),
+        (R100, 260665334, "4ab1d6435d639628a6f3e5008dd4f929edf4c4124b1a7169e1048f9fef534cdf", INSIGHTFACE, False),
+        (AURAFACE, 260694151, "a7933ea5330113b01c9b60351d8f4c33003f145d8470ac5f0e52ee2effe25c60", "Apache-2.0", True),
+        (MV, 4990798, "543394742684fac6c73ae3184aa79d504815bebcf6fff6782aabafae0841c697", "Apache-2.0", True),
+        (
+            EDGEFACE,
+            14882726,
+            "9fd80dbbb5a839698631df655cdfcd7d9ae9270f801642ab99cf97be685d6a16",
+            "CC-BY-NC-SA-4.0",
+            False,
+        ),
+        (CENTERFACE, 7304518, "09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc", "MIT", True),
     ],
 )
-def test_shipped_files_are_the_ones_that_were_measured(
-    name: str, size: int, sha256: str, spdx: str, commercial: bool
-) -> None:
+def test_shipped_files_are_the_published_ones(name: str, size: int, sha256: str, spdx: str, commercial: bool) -> None:
     file = load_catalog().files[name]
     assert (file.size, file.sha256, file.licence.spdx) == (size, sha256, spdx)
     assert file.licence.commercial_use is commercial
     assert bool(file.permits) is not commercial
 
 
-def test_every_shipped_file_has_a_licence_and_a_way_that_needs_only_the_package_registry() -> None:
-    files = load_catalog().files
-    assert set(files) == {YUNET, SFACE, SCRFD, MBF}
-    for file in files.values():
+def test_every_shipped_file_has_a_licence_and_a_place_and_may_be_used_by_a_bundle() -> None:
+    catalog = load_catalog()
+    for file in catalog.files.values():
         assert file.licence.spdx
         assert file.licence.url.startswith("https://")
-        packages = [source for source in file.sources if isinstance(source, PackageMirror)]
-        assert packages
-        assert all(package.path.endswith(file.name) for package in packages)
+        assert file.sources
+        assert (file.official or file.page).startswith("https://")
+    assert {file.name for recipe in catalog.bundles.values() for file in recipe.files} == set(catalog.files)
+
+
+def test_what_can_be_had_from_the_package_registry_alone() -> None:
+    def in_a_package(recipe: BundleRecipe) -> bool:
+        return all(any(isinstance(source, PackageMirror) for source in file.sources) for file in recipe.files)
+
+    bundles = load_catalog().bundles
+    only = {name for name, recipe in bundles.items() if in_a_package(recipe)}
+    assert only == {"open", "mv", "centerface", "edgeface", "buffalo_s"}
 
 
 def test_every_shipped_address_ends_with_the_name_of_the_file() -> None:
+    # Published under another name.
+    exceptions = {
+        "https://huggingface.co/fal/AuraFace-v1/resolve/main/glintr100.onnx",
+        "https://huggingface.co/immich-app/buffalo_m/resolve/main/detection/model.onnx",
+    }
     for file in load_catalog().files.values():
-        urls = [source.url for source in file.sources if isinstance(source, UrlMirror)]
-        assert len(urls) == (3 if file.official else 0)
-        assert all(url.startswith("https://") and url.endswith(f"/{file.name}") for url in urls)
-        zips = [source for source in file.sources if isinstance(source, ZipMirror)]
-        assert all(source.zip.startswith("https://") and source.path == file.name for source in zips)
-        assert file.official or file.page.startswith("https://")
+        for source in file.sources:
+            if isinstance(source, UrlMirror):
+                assert source.url.startswith("https://")
+                assert source.url.endswith(f"/{file.name}") or source.url in exceptions
+            else:
+                assert source.path.rpartition("/")[2] == file.name
+            assert not isinstance(source, ZipMirror) or source.zip.startswith("https://")
 
 
-def test_shipped_bundle_open() -> None:
-    recipe = load_catalog().bundle("open")
-    assert (recipe.name, recipe.version, recipe.fusion) == ("open", "1", "sum")
-    assert [file.name for file in recipe.files] == [YUNET, SFACE]
+@pytest.mark.parametrize(
+    ("name", "detector", "embedder"),
+    [
+        ("open", YUNET, SFACE),
+        ("buffalo_s", SCRFD, MBF),
+        ("buffalo_m", "det_2.5g.onnx", R50),
+        ("buffalo_l", "det_10g.onnx", R50),
+        ("antelopev2", "scrfd_10g_bnkps.onnx", R100),
+        ("auraface", YUNET, AURAFACE),
+        ("mv", YUNET, MV),
+        ("edgeface", YUNET, EDGEFACE),
+        ("centerface", CENTERFACE, SFACE),
+    ],
+)
+def test_shipped_bundles(name: str, detector: str, embedder: str) -> None:
+    recipe = load_catalog().bundle(name)
+    assert (recipe.name, recipe.version, recipe.fusion) == (name, "1", "sum")
+    assert [file.name for file in recipe.files] == [detector, embedder]
     assert recipe.description
+    expected = {YUNET: "yunet", CENTERFACE: "centerface"}.get(detector, "scrfd")
+    assert (recipe.detector.architecture, recipe.detector.preprocessing) == (expected, None)
+    given = {
+        SFACE: Preprocessing(channels="RGB", mean=0, scale=1),
+        MV: Preprocessing(channels="BGR", mean=127.5, scale=128),
+    }
+    usual = Preprocessing(channels="RGB", mean=127.5, scale=127.5)
+    assert recipe.embedder.preprocessing == given.get(embedder, usual)
+    assert recipe.embedder.backbone == ("facex-zoo-mobilefacenet" if name == "mv" else None)
 
 
-def test_shipped_bundle_buffalo_s() -> None:
-    recipe = load_catalog().bundle("buffalo_s")
-    assert (recipe.name, recipe.fusion) == ("buffalo_s", "sum")
-    assert [file.name for file in recipe.files] == [SCRFD, MBF]
-    assert (recipe.detector.architecture, recipe.detector.preprocessing) == ("scrfd", None)
-    assert recipe.embedder.preprocessing == Preprocessing(channels="RGB", mean=127.5, scale=127.5)
+def test_the_packs_of_insightface_name_their_archives_and_their_folders() -> None:
+    files = load_catalog().files
+    release = "https://github.com/deepinsight/insightface/releases/download/v0.7"
+    for name, pack, path in (
+        ("det_10g.onnx", "buffalo_l", "det_10g.onnx"),
+        (R50, "buffalo_l", R50),
+        ("det_2.5g.onnx", "buffalo_m", "det_2.5g.onnx"),
+        ("scrfd_10g_bnkps.onnx", "antelopev2", "antelopev2/scrfd_10g_bnkps.onnx"),
+        (R100, "antelopev2", "antelopev2/glintr100.onnx"),
+    ):
+        assert files[name].sources[0] == ZipMirror(f"{release}/{pack}.zip", path)
 
 
 def test_unknown_bundle_lists_the_known_ones(tmp_path: Path) -> None:
@@ -153,8 +221,10 @@ def test_sources_begin_with_the_official_address_and_keep_the_order(tmp_path: Pa
         (', permits = "study"', "", r"files\.e\.onnx: licence: permits is missing"),
         ("= true }", '= true, permits = "all" }', r"files\.d\.onnx: licence: unknown: permits"),
         ('architecture = "scrfd"', "", r"files\.d\.onnx: architecture is missing"),
-        ('"scrfd"', '"retinaface"', r"files\.d\.onnx: architecture is 'retinaface'.*yunet, scrfd"),
+        ('"scrfd"', '"retinaface"', r"files\.d\.onnx: architecture is 'retinaface'.*yunet, scrfd, centerface"),
         ('"BGR"', '"GBR"', r"files\.e\.onnx: preprocessing: channels is 'GBR'.*RGB, BGR"),
+        ("scale = 128.0 }", 'scale = 128.0 }\nbackbone = "resnet"', r"files\.e\.onnx: backbone is 'resnet'.*facex-zoo"),
+        ('architecture = "scrfd"', 'architecture = "scrfd"\nbackbone = "x"', r"files\.d\.onnx: unknown: backbone"),
         ("scale = 128.0", "scale = 0.0", r"files\.e\.onnx: preprocessing: scale: .*greater than 0"),
         ("scale = 128.0", "scale = 128", r"files\.e\.onnx: preprocessing: scale is 128, but must be of type float"),
         ('official = "https://authors.example/e.onnx"', "", r"files\.e\.onnx: official is missing"),

@@ -109,6 +109,24 @@ def test_one_archive_serves_several_files_and_is_asked_once(server: Server, tmp_
     assert len(files_in(tmp_path / "cache")) == 2
 
 
+def test_of_two_packs_the_one_that_is_here_is_looked_into_first(server: Server, tmp_path: Path) -> None:
+    """As buffalo_l and buffalo_m hold one embedder."""
+    shared = server.mirror("large.zip", zipped({"net.onnx": BODY}))
+    pack = zipped({"small/det.onnx": BODY[1:], "small/net.onnx": BODY})
+    files = [
+        listed(server.mirror("small.zip", pack, "small/det.onnx"), name="det.onnx", body=BODY[1:]),
+        listed(
+            shared, server.mirror("small.zip", pack, "net.onnx"), server.mirror("small.zip", pack, "small/net.onnx")
+        ),
+    ]
+    got = fetch_all(files, tmp_path / "cache")
+    assert [path.read_bytes() for path in got] == [BODY[1:], BODY]
+    assert server.asked == ["/small.zip"]
+    # Alone, the order of the catalogue counts.
+    fetch(files[1], tmp_path / "other")
+    assert server.asked == ["/small.zip", "/large.zip"]
+
+
 def test_what_else_an_archive_holds_is_never_written(server: Server, tmp_path: Path) -> None:
     hostile = zipped({"../../evil": b"x", "/tmp/evil": b"x", "net.onnx/../../evil": b"x", "net.onnx": BODY})
     file = listed(server.mirror("hostile.zip", hostile))

@@ -1,7 +1,7 @@
 """The rewrites one by one, on small graphs that ONNX Runtime runs."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +123,40 @@ def test_weights_outside_the_file_are_refused(tmp_path: Path, monkeypatch: pytes
         g.load_network(tmp_path / "apart.onnx")
 
 
+def outside() -> TensorProto:
+    """16 numbers that are said to lie in a file above the folder."""
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4, 4], data_location=TensorProto.EXTERNAL)
+    for key, value in {"location": "../../../etc/passwd", "offset": "0", "length": "64"}.items():
+        tensor.external_data.add(key=key, value=value)
+    return tensor
+
+
+def in_a_constant(model: ModelProto) -> None:
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["hidden"], value=outside()))
+
+
+def in_a_subgraph(model: ModelProto) -> None:
+    output = helper.make_tensor_value_info("w", TensorProto.FLOAT, [4, 4])
+    branch = helper.make_graph([], "branch", [], [output], [outside()])
+    branch.node.append(helper.make_node("Identity", ["w"], ["v"]))
+    model.graph.node.append(helper.make_node("If", ["x"], ["z"], then_branch=branch, else_branch=branch))
+
+
+def among_sparse_weights(model: ModelProto) -> None:
+    model.graph.sparse_initializer.add().values.CopyFrom(outside())
+
+
+@pytest.mark.parametrize("hide", [in_a_constant, in_a_subgraph, among_sparse_weights])
+def test_weights_outside_the_file_are_found_wherever_they_are_hidden(
+    tmp_path: Path, hide: Callable[[ModelProto], None]
+) -> None:
+    model = matmul()
+    hide(model)
+    (tmp_path / "sly.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(BundleError, match=r"sly\.onnx keeps weights outside the file"):
+        g.load_network(tmp_path / "sly.onnx")
+
+
 @pytest.mark.parametrize("opset", [7, 10])
 def test_an_opset_older_than_11_is_converted(tmp_path: Path, opset: int) -> None:
     old = matmul(opset)
@@ -182,12 +216,3 @@ def test_an_unread_dropout_is_an_identity_and_one_whose_mask_is_read_is_not() ->
     g.drop_identities(masked.graph)
     assert [node.op_type for node in single.graph.node] == ["Abs"]
     assert [node.op_type for node in masked.graph.node] == ["Dropout", "Abs"]
-
-
-def test_weights_outside_the_file_are_found_inside_a_node_too(tmp_path: Path) -> None:
-    outside = TensorProto(name="w", data_type=FLOAT, dims=[4, 4], data_location=TensorProto.EXTERNAL)
-    outside.external_data.add(key="location", value="../../etc/passwd")
-    nodes = [helper.make_node("Constant", [], ["w"], value=outside), helper.make_node("MatMul", ["x", "w"], ["y"])]
-    (tmp_path / "apart.onnx").write_bytes(network(nodes, (FLOAT, [4, 4]), [4, 4]).SerializeToString())
-    with pytest.raises(BundleError, match=r"apart\.onnx keeps weights outside the file"):
-        g.load_network(tmp_path / "apart.onnx")

@@ -4,12 +4,15 @@ import os
 import re
 import shutil
 import subprocess
+from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCKS = ("cpu", "gpu", "dev")
+# Modules that several packages own.
+SHARED_MODULES = ("onnxruntime", "faiss", "cv2")
 RIVALS = [
     {"onnxruntime", "onnxruntime-gpu"},
     {"faiss-cpu", "faiss-gpu"},
@@ -77,6 +80,28 @@ def test_an_empty_environment_gets_the_set_that_was_asked_for_and_nothing_more(v
     # The second time there is nothing to do.
     assert make("setup", f"DEVICE={device}", f"VENV={venv}").returncode == 0
     assert len(calls(venv).splitlines()) == 2
+
+
+def test_the_image_is_built_as_make_installs() -> None:
+    # Nothing that a lock does not hold may come in, above all insightface's own requirements.
+    lines = [line for line in (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines() if "pip install" in line]
+    assert len(lines) == 2
+    assert all("--no-deps" in line for line in lines)
+    assert "--require-hashes" in lines[0]
+
+
+def test_without_no_deps_insightface_would_bring_the_cpu_onnxruntime_over_the_gpu_one() -> None:
+    # Why all this: should it ever change, the sets can be installed like any other packages.
+    required = {re.split(r"[^A-Za-z0-9_-]", entry)[0].lower() for entry in distribution("insightface").requires or ()}
+    assert "onnxruntime" in required
+    assert "insightface" in pins("gpu")
+    assert "onnxruntime" not in pins("gpu")
+
+
+@pytest.mark.parametrize("module", SHARED_MODULES)
+def test_in_the_environment_of_these_tests_one_package_owns_the_module(module: str) -> None:
+    # Made by make, with insightface and all that it requires in it.
+    assert len(set(packages_distributions()[module])) == 1, packages_distributions()[module]
 
 
 def pins(lock: str) -> dict[str, set[str]]:

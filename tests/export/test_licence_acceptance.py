@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from export.catalog import BundleRecipe, Catalog, CatalogFile
+from export.catalog import BundleRecipe, Catalog, CatalogFile, load_catalog
 from export.pull import pull
 from service.errors import InvalidRequest
 from service.runtime.bundle import open_bundle
@@ -52,6 +52,28 @@ def test_the_command_refuses_and_names_licence_terms_and_flag(tmp_path: Path, fl
     assert (run.returncode, run.stdout) == (2, "")
     assert f"{INSIGHTFACE} permits non-commercial research only (https://github.com/deepinsight/" in run.stderr
     assert f"Nothing was fetched. If you accept that, add --accept-license {INSIGHTFACE}\n" in run.stderr
+    assert not (tmp_path / "data").exists()
+
+
+RESTRICTED = {
+    "buffalo_s": INSIGHTFACE,
+    "buffalo_m": INSIGHTFACE,
+    "buffalo_l": INSIGHTFACE,
+    "antelopev2": INSIGHTFACE,
+    "edgeface": "CC-BY-NC-SA-4.0",
+}
+
+
+def test_every_bundle_of_the_catalogue_that_is_not_for_commercial_use_must_be_accepted(tmp_path: Path) -> None:
+    bundles = load_catalog().bundles
+    restricted = {name for name, recipe in bundles.items() if not all(f.licence.commercial_use for f in recipe.files)}
+    assert restricted == set(RESTRICTED)
+    for name, spdx in RESTRICTED.items():
+        permits = {f.permits for f in bundles[name].files if f.permits}
+        with pytest.raises(InvalidRequest) as caught:
+            pull(name, tmp_path / "data", accepted=["MIT"])
+        assert caught.value.details == {"licences": [spdx]}
+        assert all(f"{spdx} permits {what}" in caught.value.message for what in permits)
     assert not (tmp_path / "data").exists()
 
 

@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from export.parity import decode_yunet, measure_parity, onnx_detections, onnx_features
+from export.parity import measure_parity
+from export.published import decode_yunet, onnx_detections, onnx_features
 from export.pull import Pulled
 from service.errors import BundleError
 from service.recognition.types import Detector, Embedder

@@ -1,12 +1,12 @@
 """SCRFD adopted, against ``insightface``'s own ``SCRFD`` class on the published file, anchor for anchor.
 
-The published weights are not free for commercial use, so the rewriting is tested on small networks of the same two
+The published weights are not free for commercial use, so the rewriting is tested on small networks of the same
 forms with random weights; ``test_scrfd_published`` has the real ones.
 """
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import cv2
 import numpy as np
@@ -28,55 +28,90 @@ HEADS = {"score": 1, "bbox": 4, "kps": 10}
 SIZES = [(32, 32), (64, 32), (96, 416), (256, 256), (320, 480)]  # height, width
 
 
-def small_scrfd(flat: bool) -> ModelProto:
+Form = Literal["batch axis kept", "batch flattened", "pyramid"]
+
+
+def small_scrfd(form: Form) -> ModelProto:
     """Three strides, two anchors a cell, random weights.
 
     Args:
-        flat: the heads flatten the batch together with the cells and the outputs have numbers for names, as in
-            InsightFace's packs; otherwise they keep a batch axis of 1.
+        form: whether the heads keep a batch axis of 1, or flatten the batch together with the cells and the outputs
+            have numbers for names, as in InsightFace's packs. ``pyramid`` is the latter with what SCRFD-2.5G and -10G
+            have besides: pooling in the backbone, maps enlarged by sizes that are computed from other maps, heads
+            that all strides share, a factor for each stride, outputs declared for 640×640.
     """
     rng = np.random.default_rng(11)
-    weights: list[TensorProto] = []
+    weights: dict[str, TensorProto] = {}
     nodes: list[NodeProto] = []
     outputs: dict[str, list[str]] = {kind: [] for kind in HEADS}
+    flat, pyramid = form != "batch axis kept", form == "pyramid"
 
-    def weight(value: NDArray[Any]) -> str:
-        weights.append(numpy_helper.from_array(value, f"w{len(weights)}"))
-        return weights[-1].name
+    def weight(value: NDArray[Any], name: str = "") -> str:
+        name = name or f"w{len(weights)}"
+        weights.setdefault(name, numpy_helper.from_array(value, name))
+        return name
 
-    def conv(x: str, y: str, shape: tuple[int, int, int], spread: float, stride: int) -> None:
+    def node(op: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        nodes.append(helper.make_node(op, inputs, [output], **attributes))
+        return output
+
+    def conv(x: str, y: str, shape: tuple[int, int, int], spread: float, stride: int, shared: str = "") -> None:
         out, into, side = shape
-        kernel = weight(rng.normal(0, spread, (out, into, side, side)).astype(np.float32))
-        bias = weight(rng.normal(0, 0.5, out).astype(np.float32))
-        nodes.append(helper.make_node("Conv", [x, kernel, bias], [y], kernel_shape=[side, side], strides=[stride] * 2))
+        kernel = weight(rng.normal(0, spread, (out, into, side, side)).astype(np.float32), shared)
+        bias = weight(rng.normal(0, 0.5, out).astype(np.float32), shared and f"{shared}/bias")
+        node("Conv", [x, kernel, bias], y, kernel_shape=[side, side], strides=[stride] * 2)
 
-    below, depth, step = "input.1", 3, 8
+    def pooled(x: str, level: int) -> str:
+        """One half of the size: the maximum first, the mean after that."""
+        return node("AveragePool" if level else "MaxPool", [x], f"{x}/pooled", kernel_shape=[2, 2], strides=[2, 2])
+
+    def enlarged(x: str, like: str) -> str:
+        """``x`` with the rows and columns of ``like``, as PyTorch's ``interpolate`` is exported."""
+        first, second, end = (weight(np.array([i], np.int64), f"int{i}") for i in (0, 2, 4))
+        planes = node("Slice", [node("Shape", [x], f"{x}/shape"), first, second], f"{x}/planes")
+        size = node("Slice", [node("Shape", [like], f"{like}/shape"), second, end], f"{like}/size")
+        sizes = node("Concat", [planes, size], f"{x}/sizes", axis=0)
+        none = weight(np.zeros(0, np.float32), "none")
+        how = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        return node("Resize", [x, none, none, sizes], f"{x}/enlarged", **how)
+
+    below, depth, step = "input.1", 3, 4 if pyramid else 8
     for level, stride in enumerate((8, 16, 32)):
         conv(below, f"c{stride}", (6, depth, step), 0.3 / level if level else 0.1, step)
-        nodes.append(helper.make_node("Relu", [f"c{stride}"], [f"f{stride}"]))
-        below, depth, step = f"f{stride}", 6, 2
+        node("Relu", [f"c{stride}"], f"f{stride}")
+        below, depth, step = pooled(f"f{stride}", level) if pyramid else f"f{stride}", 6, 1 if pyramid else 2
+    heads = {stride: f"f{stride}" for stride in (8, 16, 32)}
+    if pyramid:
+        heads = {stride: f"f{stride}/pooled" for stride in heads}
+        for fine, coarse in ((16, 32), (8, 16)):
+            heads[fine] = node("Add", [heads[fine], enlarged(heads[coarse], heads[fine])], f"p{fine}")
+    for stride, features in heads.items():
         for kind, width in HEADS.items():
             name = f"{kind}_{stride}" if not flat else str(400 + 10 * len(nodes))
-            conv(below, f"{name}/map", (2 * width, 6, 1), 0.4, 1)
+            conv(features, f"{name}/map", (2 * width, 6, 1), 0.4, 1, f"head/{kind}" if pyramid else "")
+            values = f"{name}/map"
+            if pyramid and kind == "bbox":
+                factor = weight(np.array(1 + stride / 40, np.float32), f"scale{stride}")
+                values = node("Mul", [values, factor], f"{name}/scaled")
             turned, shape = ([2, 3, 0, 1], [-1, width]) if flat else ([0, 2, 3, 1], [1, -1, width])
-            nodes.append(helper.make_node("Transpose", [f"{name}/map"], [f"{name}/turned"], perm=turned))
+            node("Transpose", [values], f"{name}/turned", perm=turned)
             reshaped = f"{name}/logit" if kind == "score" else name
-            target = weight(np.array(shape, np.int64))
-            nodes.append(helper.make_node("Reshape", [f"{name}/turned", target], [reshaped]))
+            node("Reshape", [f"{name}/turned", weight(np.array(shape, np.int64))], reshaped)
             if kind == "score":
-                nodes.append(helper.make_node("Sigmoid", [reshaped], [name]))
+                node("Sigmoid", [reshaped], name)
             outputs[kind].append(name)
+    anchors = [2 * (640 // stride) ** 2 if pyramid else "a" for stride in heads]
     listed = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["a", HEADS[kind]] if flat else [1, "a", HEADS[kind]])
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [a, HEADS[kind]] if flat else [1, a, HEADS[kind]])
         for kind, names in outputs.items()
-        for name in names
+        for name, a in zip(names, anchors, strict=True)
     ]
     image = helper.make_tensor_value_info("input.1", TensorProto.FLOAT, [1, 3, "h", "w"])
-    graph = helper.make_graph(nodes, "small_scrfd", [image], listed, weights)
+    graph = helper.make_graph(nodes, "small_scrfd", [image], listed, list(weights.values()))
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6)
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["batch axis kept", "batch flattened"])
+@pytest.fixture(scope="module", params=get_args(Form))
 def file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("scrfd") / "small.onnx"
     onnx.save(small_scrfd(request.param), path)
@@ -147,7 +182,7 @@ def test_a_yunet_is_not_taken_for_scrfd(published: tuple[Path, Path]) -> None:
 
 
 def test_an_scrfd_without_landmarks_is_refused() -> None:
-    model = small_scrfd(flat=True)
+    model = small_scrfd("batch flattened")
     del model.graph.output[6:]
     with pytest.raises(
         BundleError, match=r"widths \[1, 1, 1, 4, 4, 4\], expected 1 and \[1, 1, 1, 4, 4, 4, 10, 10, 10\]"
@@ -156,7 +191,7 @@ def test_an_scrfd_without_landmarks_is_refused() -> None:
 
 
 def test_a_head_of_another_form_is_named() -> None:
-    model = small_scrfd(flat=False)
+    model = small_scrfd("batch axis kept")
     [last] = [node for node in model.graph.node if node.output[0] == "kps_32"]
     last.CopyFrom(helper.make_node("Flatten", [last.input[0]], ["kps_32"]))
     with pytest.raises(BundleError, match="output 'kps_32' does not come from a transposed and reshaped map"):

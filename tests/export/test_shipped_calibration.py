@@ -10,29 +10,60 @@ from typing import Any
 
 import pytest
 
-from export.adopt import adopt
-from export.catalog import BundleRecipe
+from export.adopt import adopt, default_alignment
+from export.catalog import BundleRecipe, load_catalog
 from export.pull import Pulled, pull
 from service.errors import BundleError
 from service.runtime.bundle import CARD_FILE, Bundle, open_bundle
-from service.runtime.card import Calibration, Card, Fusion
+from service.runtime.card import Calibration, Card, EmbeddingContract, Fusion
 
-SHIPPED = resources.files("export") / "calibration" / "open.json"
+SHIPPED = sorted((Path(__file__).parents[2] / "export" / "calibration").glob("*.json"))
+# What the embedders give for one crop; said by their files, which need not be here.
+DIMENSIONS = {"open": 128, "centerface": 128}
+
+
+@pytest.fixture(scope="module", params=[path.stem for path in SHIPPED])
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def raw() -> dict[str, Any]:
-    if not SHIPPED.is_file():
-        pytest.fail(f"{SHIPPED} is not there: the default bundle has no operating points, so it can decide nothing")
-    return json.loads(SHIPPED.read_text(encoding="utf-8"))
+def raw(name: str) -> dict[str, Any]:
+    return read(name)
 
 
 @pytest.fixture(scope="module")
-def shipped(raw: dict[str, Any]) -> Calibration:
+def figures(raw: dict[str, Any]) -> Calibration:
     return Calibration.model_validate(raw)
 
 
-def test_it_was_measured_on_the_bundle_that_the_catalogue_makes(
+@pytest.fixture(scope="module")
+def shipped() -> Calibration:
+    return Calibration.model_validate(read("open"))
+
+
+def read(name: str) -> dict[str, Any]:
+    path = SHIPPED[0].with_name(f"{name}.json")
+    if not path.is_file():
+        pytest.fail(f"{path} is not there: the default bundle has no operating points, so it can decide nothing")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_each_was_measured_on_the_bundle_that_the_catalogue_makes(figures: Calibration, name: str) -> None:
+    recipe = load_catalog().bundle(name)
+    assert recipe.embedder.preprocessing is not None
+    contract = EmbeddingContract(
+        weights=recipe.embedder.sha256,
+        preprocessing=recipe.embedder.preprocessing,
+        alignment=default_alignment(),
+        fusion=recipe.fusion,
+        dimension=DIMENSIONS.get(name, 512),
+        precision="float32",
+    )
+    assert (figures.embedding_contract, figures.detector) == (contract.digest(), recipe.detector.sha256)
+
+
+def test_the_default_one_was_measured_on_the_bundle_that_the_catalogue_makes(
     shipped: Calibration, pulled: Pulled, recipe: BundleRecipe
 ) -> None:
     assert shipped.embedding_contract == pulled.card.embedding_contract == pulled.card.contract.digest()
@@ -46,8 +77,8 @@ def test_its_id_is_the_digest_of_its_figures(raw: dict[str, Any]) -> None:
     assert raw["calibration_id"] == hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def test_stricter_points_have_higher_thresholds_and_refuse_more(shipped: Calibration) -> None:
-    points = shipped.points
+def test_stricter_points_have_higher_thresholds_and_refuse_more(figures: Calibration) -> None:
+    points = figures.points
     assert len(points) >= 2
     assert [p.fmr for p in points] == sorted({p.fmr for p in points}, reverse=True)
     assert [p.threshold for p in points] == sorted(p.threshold for p in points)
@@ -55,9 +86,9 @@ def test_stricter_points_have_higher_thresholds_and_refuse_more(shipped: Calibra
     assert points[0].threshold < points[-1].threshold
 
 
-def test_no_point_claims_more_than_its_comparisons_can_show(shipped: Calibration) -> None:
-    assert shipped.points[-1].fmr * shipped.impostor >= 3
-    assert shipped.photos >= shipped.persons
+def test_no_point_claims_more_than_its_comparisons_can_show(figures: Calibration) -> None:
+    assert figures.points[-1].fmr * figures.impostor >= 3
+    assert figures.photos >= figures.persons
 
 
 def test_a_bundle_made_before_the_figures_came_gets_them_with_the_next_pull(

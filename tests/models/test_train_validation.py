@@ -23,18 +23,22 @@ def test_pairs_are_what_they_are_called() -> None:
     assert all(people)
     assert sum(map(len, people)) == len(set().union(*people))
     assert 100 < pairs.genuine.sum() <= 200
-    assert 100 < (~pairs.genuine).sum() <= 200
+    for fold in range(10):
+        assert pairs.genuine[pairs.folds == fold].mean() == 0.5
     again, other = draw_pairs(LABELS, 200, seed=0), draw_pairs(LABELS, 200, seed=1)
     np.testing.assert_array_equal(again.first, pairs.first)
     assert len(other.first) != len(pairs.first) or (other.first != pairs.first).any()
 
 
 def test_people_have_equal_chances() -> None:
-    # 500 photos of the first, 2 of each other: few of the genuine pairs are the first's.
-    labels = np.repeat(np.arange(40), [500] + [2] * 39)
-    pairs = draw_pairs(labels, 4000, seed=0)
-    impostors = labels[np.stack([pairs.first, pairs.second], 1)[~pairs.genuine]]
-    assert (impostors == 0).any(1).mean() < 0.2
+    # 500 photos of the first, 4 of each other: of the impostor pairs in the first one's fold, among ten people, a
+    # fifth is the first one's; were photos drawn and not people, nearly all would be.
+    labels = np.repeat(np.arange(100), [500] + [4] * 99)
+    pairs = draw_pairs(labels, 500, seed=0)
+    people = labels[np.stack([pairs.first, pairs.second], 1)]
+    fold = pairs.folds[(people == 0).any(1)][0]
+    impostors = people[~pairs.genuine & (pairs.folds == fold)]
+    assert 0.05 < (impostors == 0).any(1).mean() < 0.4
 
 
 def test_too_few_people_are_refused() -> None:

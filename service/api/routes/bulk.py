@@ -7,12 +7,15 @@ from fastapi import APIRouter, Depends
 from service.api.access import EngineDep, GalleriesDep, StoreWorkersDep
 from service.api.bodies import openapi_body, reader
 from service.api.bulk_schemas import MOST_FACES_OUT, ExportPage, ImportAnswer, ImportRequest
+from service.api.guard import AuditedRoute
 from service.api.routes.galleries import NOT_FOUND, Cursor, Limit
 from service.api.routes.photos import ERRORS
 from service.engine import Engine
 from service.gallery.gallery import Galleries
 
-router = APIRouter(prefix="/v1/galleries/{gallery}", tags=["bulk"], responses={**ERRORS, **NOT_FOUND})
+router = APIRouter(
+    prefix="/v1/galleries/{gallery}", tags=["bulk"], responses={**ERRORS, **NOT_FOUND}, route_class=AuditedRoute
+)
 
 
 @router.get("/export")

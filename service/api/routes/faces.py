@@ -21,10 +21,13 @@ from service.api.gallery_schemas import (
     SearchRequest,
     VerifyPersonRequest,
 )
-from service.api.routes.galleries import NOT_FOUND, Cursor, Limit
+from service.api.guard import AskerDep, AuditedRoute
+from service.api.routes.galleries import ERASED, NOT_FOUND, Cursor, Limit
 from service.api.routes.photos import ERRORS
 from service.api.schemas import Box, CompareAnswer
-from service.decision.searches import choose_search_point
+from service.decision.quality_policy import require_quality
+from service.decision.searches import choose_person_point, choose_search_point
+from service.decision.thresholds import OperatingPoint
 from service.engine import Engine
 from service.gallery.gallery import Galleries
 from service.gallery.records import NewFace
@@ -32,7 +35,9 @@ from service.gallery.store import AddedFaces, Once
 from service.identification import decide, digest, enrol, examine, verify_enrolled
 from service.recognition.select import box_details
 
-router = APIRouter(prefix="/v1/galleries/{gallery}", tags=["faces"], responses={**ERRORS, **NOT_FOUND})
+router = APIRouter(
+    prefix="/v1/galleries/{gallery}", tags=["faces"], responses={**ERRORS, **NOT_FOUND}, route_class=AuditedRoute
+)
 PERSON = "/persons/{person}"
 IdempotencyKey = Annotated[str | None, Header(max_length=255)]
 
@@ -51,7 +56,10 @@ async def enrol_faces(
     """
     galleries, store_workers = service.galleries, service.store_workers
     contents = body.images or [repr(body.embeddings).encode()]
-    once = Once(idempotency_key, digest(person, body.faces, body.face_ids, *contents)) if idempotency_key else None
+    # The default leaves no trace, so that keys from before there was a policy still hold.
+    policy = [] if body.quality == "enrol" else [body.quality]
+    asked = digest(person, body.faces, body.face_ids, *policy, *contents)
+    once = Once(idempotency_key, asked) if idempotency_key else None
     if once is not None:
         before = await store_workers.run(galleries.store.answered, gallery, person, once)
         if before is not None:
@@ -62,11 +70,13 @@ async def enrol_faces(
     if body.images is None:
         added = await store_workers.run(_enrol_templates, service.engine, galleries, place, body, once)
     else:
-        calls = [(service.engine, image, body.faces, f"images[{i}]") for i, image in enumerate(body.images)]
+        calls = [
+            (service.engine, image, body.faces, f"images[{i}]", body.quality) for i, image in enumerate(body.images)
+        ]
         examined = await service.workers.map(examine, calls)
         ids: list[str | None] = [*body.face_ids] if body.face_ids else [None] * len(examined)
         added = await store_workers.run(
-            enrol, galleries, place, examined, ids, once, lambda error: status_and_code(error)[1]
+            enrol, galleries, place, examined, ids, once, lambda error: status_and_code(error)[1], service.keep_crops
         )
     return EnrolAnswer.model_validate(added.answer)
 
@@ -102,7 +112,7 @@ async def list_faces(
     return FacePage(faces=[FaceRecordOut.of(record) for record in page.items], cursor=page.cursor)
 
 
-@router.delete(f"{PERSON}/faces/{{face_id}}", status_code=204)
+@router.delete(f"{PERSON}/faces/{{face_id}}", status_code=204, responses=ERASED)
 async def delete_face(
     gallery: str, person: str, face_id: str, galleries: GalleriesDep, workers: StoreWorkersDep
 ) -> None:
@@ -117,10 +127,13 @@ async def verify_person(
     service: EverythingDep,
 ) -> CompareAnswer:
     """Is the person in the photo the enrolled one? The most similar of that person's faces decides."""
-    subject = await service.workers.run(service.engine.subject, body.image, body.faces, "image")
-    comparison = await service.store_workers.run(
-        verify_enrolled, service.engine, service.galleries, (gallery, person), subject, body.fmr, body.threshold
-    )
+
+    def choose(photos: int) -> OperatingPoint:
+        return choose_person_point(service.engine.thresholds, photos, body.fmr, body.threshold, body.extrapolate)
+
+    choose(1)  # refuses before anything is worked on
+    subject = await service.workers.run(service.engine.subject, body.image, body.faces, "image", body.quality)
+    comparison = await service.store_workers.run(verify_enrolled, service.galleries, (gallery, person), subject, choose)
     return CompareAnswer.of(comparison)
 
 
@@ -129,12 +142,15 @@ async def search(
     gallery: str,
     body: Annotated[SearchRequest, Depends(reader(SearchRequest))],
     service: EverythingDep,
+    asker: AskerDep,
 ) -> SearchAnswer:
     """Who of the gallery is it? ``unknown`` is an ordinary answer. One entry in ``probes`` for each probe face."""
     boxes: list[Box | None] = [None]
     if body.image is not None:
         _, found = await service.workers.run(service.engine.embed, body.image, body.faces)
         boxes = [Box(**box_details(face.face)) for face, _ in found]
+        for face, _ in found:
+            require_quality(face.quality, body.quality, service.engine.card.calibration, "image")
         vectors = [embedded.embedding for _, embedded in found]
     else:
         assert body.embedding is not None
@@ -142,9 +158,13 @@ async def search(
         service.engine.require_contract(body.embedding_contract)
         vectors = [service.engine.template("embedding", body.embedding)]
     probes = np.stack(vectors) if vectors else np.zeros((0, service.engine.card.contract.dimension), np.float32)
-    result = await service.store_workers.run(service.galleries.search, gallery, probes, body.top_k, body.filter)
-    point = choose_search_point(service.engine.thresholds, result.persons, body.fpir, body.fmr, body.threshold)
+    # Two candidates at least, as the second says how sure the first is.
+    result = await service.search_workers.run(
+        service.galleries.search, gallery, probes, max(2, body.top_k), body.filter
+    )
+    point = choose_search_point(service.engine.thresholds, result.sizes, body.wanted)
     answers = [decide(found, point, body.candidates == "above_threshold") for found in result.candidates]
+    asker.told["identified"] = [answer.candidates[0].person.id for answer in answers if answer.identified]
     return SearchAnswer(
         gallery=gallery,
         gallery_size=GallerySize(persons=result.persons, faces=result.faces),
@@ -153,7 +173,9 @@ async def search(
             ProbeOut(
                 box=box,
                 decision="identified" if answer.identified else "unknown",
-                candidates=[CandidateOut.of(candidate) for candidate in answer.candidates],
+                margin=answer.margin,
+                ambiguous=answer.ambiguous,
+                candidates=[CandidateOut.of(candidate) for candidate in answer.candidates[: body.top_k]],
             )
             for box, answer in zip(boxes, answers, strict=True)
         ],

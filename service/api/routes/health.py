@@ -5,6 +5,7 @@ from fastapi import APIRouter, Request
 from service import __version__
 from service.api.schemas import (
     BundleOut,
+    CalibrationOut,
     ErrorAnswer,
     Health,
     InfoAnswer,
@@ -31,7 +32,7 @@ async def live() -> Health:
 @router.get("/health/ready", responses={503: {"model": ErrorAnswer}})
 async def ready(request: Request) -> Health:
     """The networks are warm and all galleries in memory."""
-    if not request.app.state.ready:
+    if request.app.state.draining or not request.app.state.ready:
         raise NotReady("The service is starting or draining.")
     return Health(status="ready")
 
@@ -55,6 +56,7 @@ async def info(request: Request) -> InfoAnswer:
         embedding_dimension=card.contract.dimension,
         provider=ProviderOut(detector=engine.providers[0], embedder=engine.providers[1]),
         operating_points=[OperatingPointOut.of(point) for point in engine.thresholds.listed()],
+        calibration=None if card.calibration is None else CalibrationOut.of(card.calibration),
         limits=Limits(
             max_body_bytes=settings.max_body_bytes,
             max_pixels=settings.max_pixels,

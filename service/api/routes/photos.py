@@ -6,6 +6,7 @@ from fastapi import APIRouter, Depends
 
 from service.api.access import EngineDep, WorkersDep
 from service.api.bodies import openapi_body, reader
+from service.api.guard import AuditedRoute
 from service.api.schemas import (
     CompareAnswer,
     CompareRequest,
@@ -22,9 +23,13 @@ from service.api.schemas import (
 )
 from service.engine import compare_subjects
 
-ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": ErrorAnswer} for code in (400, 409, 413, 415, 422, 429, 503)}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    code: {"model": ErrorAnswer} for code in (400, 401, 403, 409, 413, 415, 422, 429, 503)
+}
 
 router = APIRouter(prefix="/v1", tags=["photos"], responses=ERRORS)
+# Templates leave by it.
+audited = APIRouter(prefix="/v1", tags=["photos"], responses=ERRORS, route_class=AuditedRoute)
 
 
 @router.post("/detect", openapi_extra=openapi_body(DetectRequest))
@@ -39,7 +44,7 @@ async def detect(
     )
 
 
-@router.post("/embed", openapi_extra=openapi_body(EmbedRequest))
+@audited.post("/embed", openapi_extra=openapi_body(EmbedRequest))
 async def embed(
     body: Annotated[EmbedRequest, Depends(reader(EmbedRequest))], engine: EngineDep, workers: WorkersDep
 ) -> EmbedAnswer:
@@ -56,9 +61,10 @@ async def verify(
     body: Annotated[VerifyRequest, Depends(reader(VerifyRequest))], engine: EngineDep, workers: WorkersDep
 ) -> VerifyAnswer:
     """Do two photos show the same person?"""
-    point = engine.thresholds.choose(body.fmr, body.threshold)
+    point = engine.thresholds.choose(body.fmr, body.threshold, body.extrapolate)
     a, b = await workers.map(
-        engine.subject, [(body.image_a, body.faces, "image_a"), (body.image_b, body.faces, "image_b")]
+        engine.subject,
+        [(body.image_a, body.faces, "image_a", body.quality), (body.image_b, body.faces, "image_b", body.quality)],
     )
     return VerifyAnswer.verified(compare_subjects(a, b, point), a, b)
 
@@ -68,5 +74,5 @@ async def compare(
     body: Annotated[CompareRequest, Depends(reader(CompareRequest, multipart=False))], engine: EngineDep
 ) -> CompareAnswer:
     """Do two embeddings, made earlier under this contract, belong to the same person?"""
-    point = engine.thresholds.choose(body.fmr, body.threshold)
+    point = engine.thresholds.choose(body.fmr, body.threshold, body.extrapolate)
     return CompareAnswer.of(engine.compare(body.a, body.b, body.embedding_contract, point))

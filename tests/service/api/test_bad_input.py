@@ -212,3 +212,13 @@ def test_an_unknown_path_or_method(client: TestClient) -> None:
     error = client.get("/v1/verify")
     refused(error, 405, "invalid_request")
     assert error.headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize("depth", [100, 2000, 100_000])
+def test_json_that_is_deep(client: TestClient, depth: int) -> None:
+    for opening, closing in (("[", "]"), ('{"a":', "}")):
+        deep = opening * depth + ("1" if opening != "[" else "") + closing * depth
+        body = f'{{"image": {deep}}}'.encode()
+        answer = client.post("/v1/detect", content=body, headers={"content-type": "application/json"})
+        refused(answer, answer.status_code, "invalid_request")
+        assert answer.status_code in (400, 422)

@@ -84,9 +84,49 @@ def test_an_enrolled_person_is_identified_and_a_stranger_is_not(
     assert first["similarity"] >= point["threshold"] > similarities[1]
     assert 0 < point["fmr"] < 1
     assert point["fpir"] == pytest.approx(1 - (1 - point["fmr"]) ** 4)
+    assert point["fpir_interval"][0] < point["fpir"] < point["fpir_interval"][1]
+    assert point["fmr_interval"][0] < point["fmr"] < point["fmr_interval"][1]
+    assert 0 < point["fnir"] < 0.1
+    assert probe["margin"] == pytest.approx(similarities[0] - similarities[1])
+    assert probe["ambiguous"] is False
     [stranger] = search(service, group_portraits[5], candidates="above_threshold")["probes"]
     assert stranger["decision"] == "unknown"
     assert stranger["candidates"] == []
+
+
+def test_one_face_under_two_names_is_identified_and_ambiguous(
+    service: TestClient, portrait: bytes, portrait_again: bytes, group_portraits: list[bytes]
+) -> None:
+    make(service, "ann", "anna", "friend")
+    enrol(service, "ann", portrait)
+    enrol(service, "anna", portrait)
+    enrol(service, "friend", group_portraits[0])
+    # Asked for one candidate only, too.
+    [probe] = search(service, portrait_again, top_k="1")["probes"]
+    assert (probe["decision"], probe["ambiguous"]) == ("identified", True)
+    assert probe["margin"] == 0
+    assert len(probe["candidates"]) == 1
+    service.delete("/v1/galleries/staff/persons/anna")
+    [probe] = search(service, portrait_again)["probes"]
+    assert (probe["decision"], probe["ambiguous"]) == ("identified", False)
+
+
+def test_the_threshold_follows_from_the_persons_and_photos_that_are_searched(
+    service: TestClient, portrait: bytes, group_portraits: list[bytes]
+) -> None:
+    make(service, "ann", "bob", "friend")
+    service.put("/v1/galleries/staff/persons/bob", json={"metadata": {"floor": 2}})
+    for person, photos in (("ann", [portrait]), ("bob", group_portraits[:1]), ("friend", group_portraits[1:2])):
+        enrol(service, person, *photos)
+    three = search(service, portrait, fpir="0.001")["operating_point"]
+    one = search(service, portrait, fpir="0.001", filter='{"floor": 2}')["operating_point"]
+    assert three["fmr"] == pytest.approx(1 - 0.999 ** (1 / 3))
+    assert one["fmr"] == pytest.approx(0.001)
+    assert one["threshold"] < three["threshold"]
+    enrol(service, "bob", group_portraits[0])
+    two_photos = search(service, portrait, fpir="0.001", filter='{"floor": 2}')["operating_point"]
+    assert one["threshold"] < two_photos["threshold"] < three["threshold"]
+    assert two_photos["fnir"] < one["fnir"] * 1.5
 
 
 def test_everyone_in_a_photo_is_searched(service: TestClient, group_photo: bytes, group_portraits: list[bytes]) -> None:
@@ -261,6 +301,8 @@ def test_a_search_has_one_rate_and_its_limits(service: TestClient, portrait: byt
         {"top_k": "0"},
         {"top_k": "101"},
         {"filter": "[1]"},
+        {"filter": "[" * 4000},
+        {"filter": '{"a": NaN}'},
     ):
         answer = service.post("/v1/galleries/staff/search", files={"image": portrait}, data=fields)
         assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_request"), fields

@@ -39,7 +39,9 @@ def served() -> Callable[..., AbstractContextManager[Served]]:
 
 
 @contextmanager
-def _served(data_dir: Path, folder: Path, *flags: str, under: Sequence[str] = ()) -> Iterator[Served]:
+def _served(
+    data_dir: Path, folder: Path, *flags: str, under: Sequence[str] = (), auth: bool = False
+) -> Iterator[Served]:
     """Serve the bundle of ``data_dir`` with ``folder`` as the data folder, until the end of the block.
 
     A folder of its own: a service that runs on the usual one has it locked. The port is a free one, and the block
@@ -47,10 +49,13 @@ def _served(data_dir: Path, folder: Path, *flags: str, under: Sequence[str] = ()
 
     Args:
         under: a command that becomes the server, as ``nsenter`` does.
+        auth: whether access keys are asked for, as they are without ``--no-auth``.
     """
     bundle = str(data_dir / "bundles" / "open")
     command = [*under, sys.executable, "-m", "service.cli.main", "serve", "--bundle", bundle, "--data-dir", str(folder)]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("LIKENESS_")}
+    if not auth:
+        flags = (*flags, "--no-auth")
     # A file and not a pipe: a pipe that nobody reads fills up, and then the server stands still.
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen([*command, "--port", "0", *flags], stdout=subprocess.DEVNULL, stderr=log, env=clean)

@@ -27,6 +27,6 @@ def test_a_part_of_lfw_is_verified(
     # 99.43 % on the whole protocol; one pair is 0.4 % here.
     assert report["accuracy"] >= 0.975
     assert len((out / "pairs.csv").read_text().splitlines()) == 241
-    for picture in ("roc.png", "scores.png"):
+    for picture in ("roc.png", "det.png", "angles.png"):
         with Image.open(out / picture) as image:
             assert image.size == (900, 650)

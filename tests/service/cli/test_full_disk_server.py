@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from service.engine import Engine
-from service.gallery.store_reserve import RESERVE_BYTES
+from service.reserve import RESERVE_BYTES
 
 FACES = 100
 FILLER_BYTES = ROOM_BYTES = 8 * 2**20

@@ -369,3 +369,17 @@ def test_search_takes_an_operating_point_and_a_policy(
     assert (code, answer["probes"]) == (1, [])
     assert search("group.jpg")[0] == 3
     assert search("woman.jpg", "--top-k", "0")[0] == 2
+
+
+def test_the_doctor_writes_a_page_with_its_figure(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "staff", "--url", url, "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "probable duplicates" in printed
+    assert "FPIR 0.01 asked" in printed
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["gallery"], report["persons"]) == ("staff", 301)
+    page = (tmp_path / "report.html").read_text()
+    assert "data:image/png;base64," in page
+    assert all(person in page for pair in report["duplicates"] for person in pair["person_ids"])
+    assert (tmp_path / "scores.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["doctor", "nobody", "--url", url]) == 3

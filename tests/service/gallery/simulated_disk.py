@@ -118,6 +118,14 @@ class Disk(apsw.VFS):
         # An empty file counts as none, as in SQLite's own VFS.
         return file is not None and (flags != apsw.SQLITE_ACCESS_EXISTS or bool(file.current))
 
+    def raw(self, path: Path) -> "RawOnDisk":
+        """What ``RawFile(path)`` is on this disk. A file that is new here was made whole and durable, as files are by
+        ``replace_file``."""
+        if path.name not in self._there:
+            content = path.read_bytes()
+            self._there[path.name] = self._durably_there[path.name] = _File(bytearray(content), bytearray(content))
+        return RawOnDisk(self, self._there[path.name])
+
     def about_to_change(self, by_writing: bool = False) -> None:
         """Count the call, and cut the power if it is the one."""
         if by_writing and not self._count_writes:
@@ -176,6 +184,31 @@ class _Handle(apsw.VFSFile):
 
     def xFileSize(self) -> int:
         return len(self._file.current)
+
+
+class RawOnDisk:
+    """A ``RawFile`` on the disk."""
+
+    def __init__(self, disk: Disk, file: _File) -> None:
+        self._disk = disk
+        self._file = file
+
+    def read(self, offset: int, size: int) -> bytes:
+        return bytes(self._file.current[offset : offset + size])
+
+    def write(self, offset: int, content: bytes) -> None:
+        self._disk.about_to_change(by_writing=True)
+        self._file.change(offset, content)
+
+    def sync(self) -> None:
+        self._disk.about_to_change()
+        self._file.sync()
+
+    def size(self) -> int:
+        return len(self._file.current)
+
+    def close(self) -> None:
+        pass
 
 
 def _apply(content: bytearray, offset: int, data: bytes | None) -> None:

@@ -1,5 +1,7 @@
 """Rows with their faces and persons."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -75,3 +77,17 @@ def test_an_append_that_fails_half_way_leaves_dead_rows_and_may_be_tried_again(m
     assert (len(rows), len(rows.index), rows.live, rows.dead.sum()) == (57, 57, 50, 7)
     rows.append(more)
     assert (rows.live, rows.rows_of(more.faces).tolist()) == (70, list(range(57, 77)))
+
+
+def test_how_many_persons_have_so_many_faces_is_kept_through_additions_and_removals() -> None:
+    rng = np.random.default_rng(6)
+    rows, keys = FaceRows(4), iter(range(1, 10_000))
+    for _ in range(40):
+        owners = rng.integers(0, 30, rng.integers(0, 12))
+        vectors = np.tile(np.eye(4, dtype=np.float32)[0], (len(owners), 1))
+        rows.append(Templates(np.array([next(keys) for _ in owners], np.int64), owners.astype(np.int64), vectors))
+        live = np.flatnonzero(~rows.dead)
+        rows.bury(rng.choice(live, min(len(live), int(rng.integers(0, 9))), replace=False))
+        held = Counter(rows.persons[~rows.dead].tolist())
+        assert rows.sizes == Counter(held.values())
+        assert rows.persons_live == len(held)

@@ -13,7 +13,7 @@ from service.errors import DeviceError
 from service.gallery import flat_index, gpu_index
 from service.gallery.flat_index import FlatIndex
 from service.gallery.gpu_index import GpuIndex
-from service.gallery.index import gpus, make_index
+from service.gallery.index import gpus, make_index, search_device
 
 BLOCK = 128
 
@@ -164,9 +164,31 @@ def test_rows_of_zeros_only(new_index):
     assert best.missed[0] >= 0
 
 
-@pytest.mark.parametrize("device", ["cuda", "tpu"])
+DEVICES = ["cuda", "cuda:0", "cuda:99", "cuda:", "cuda:-1", "cuda:01", "cuda:x", "tpu", "tpu:0"]
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_a_device_without_an_index_is_refused(device):
-    if device == "cuda" and gpus():
+    if device in ("cuda", "cuda:0") and gpus():
         pytest.skip("there is a GPU")
     with pytest.raises(DeviceError, match=device):
         make_index(8, device)
+
+
+@pytest.mark.parametrize(
+    ("provider", "gpu", "device"),
+    [
+        ("cpu", 0, "cpu"),
+        ("cpu", 3, "cpu"),
+        ("cuda", 0, "cuda"),
+        ("tensorrt", 0, "cuda"),
+        ("cuda", 3, "cuda:3"),
+        ("auto", 99, "cpu"),
+    ],
+)
+def test_searches_run_where_the_networks_run(provider, gpu, device):
+    assert search_device(provider, gpu) == device
+
+
+def test_auto_searches_on_the_cpu_where_faiss_finds_no_gpu():
+    assert search_device("auto") == ("cuda" if gpus() else "cpu")

@@ -280,7 +280,7 @@ TORTURE = """
     import sys, threading, time
     import numpy as np
     from service.gallery import segment as module
-    from service.gallery.coalesce import Probe, coalesced
+    from service.gallery.probes import Probe, shared_scans
     from service.gallery.records import Templates
     from service.gallery.segment import Segment
 
@@ -294,7 +294,7 @@ TORTURE = """
     stable = unit(STABLE, rng)
     segment.add(Templates(np.arange(STABLE), np.arange(STABLE), stable))
     exact = stable.astype(np.float64)
-    searches, end, errors, counts = coalesced(segment), time.monotonic() + float(sys.argv[1]), [], {}
+    searches, end, errors, counts = shared_scans(segment), time.monotonic() + float(sys.argv[1]), [], {}
 
     def until_the_end(name, work):
         def run():

@@ -1,4 +1,4 @@
-"""After a deletion no byte of a template is in any file of the folder."""
+"""Templates are never on the disk in clear; of a deleted one not even the sealed bytes are, in any file."""
 
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -13,9 +13,11 @@ from service.gallery.database import open_database
 from service.gallery.records import NewFace
 from service.gallery.store import Store
 from service.gallery.store_session import Sessions
+from service.security.key_file import KeyFile
+from service.security.master_key import FilePlace
 
 DIMENSION = 128
-Vector = NDArray[np.float32]
+Sealed = NDArray[np.uint64]
 
 
 @pytest.fixture
@@ -26,19 +28,26 @@ def store(tmp_path: Path) -> Iterator[Store]:
     store.close()
 
 
-def add(store: Store, person: str, count: int, rng: np.random.Generator, gallery: str = "g") -> dict[str, Vector]:
-    """Faces with what is known of a photo in very different lengths; the vectors by face id."""
+def add(store: Store, person: str, count: int, rng: np.random.Generator, gallery: str = "g") -> dict[str, Sealed]:
+    """Faces with what is known of a photo in very different lengths; by face id, how they lie in the database."""
     store.put_person(gallery, person, metadata={"note": "x" * int(rng.integers(0, 2000))})
-    vectors = rng.standard_normal((count, store.gallery(gallery).dimension)).astype(np.float32)
+    dimension = store.gallery(gallery).dimension
+    vectors = rng.standard_normal((count, dimension)).astype(np.float32)
     new = [NewFace(v, None, {"box": "y" * int(rng.choice([0, 9, 300, 2500]))}) for v in vectors]
     added = store.add_faces(gallery, person, new).faces
-    return {face.id: vector for face, vector in zip(added, vectors, strict=True)}
+    folder = store._sessions.path.parent
+    assert left(folder, [vector.view(np.uint64) for vector in vectors]) == 0, "in clear"
+    with store._sessions.read() as connection:
+        query = f"SELECT face_key, sealed FROM templates_{dimension}"
+        sealed = {key: np.frombuffer(content[:-4], np.uint64) for key, content in connection.exec_driver_sql(query)}
+    return {face.id: sealed[face.key] for face in added}
 
 
-def left(folder: Path, vectors: Iterable[Vector]) -> int:
-    """How many of the vectors can be found in part: two numbers in a row (8 bytes), at any place of any file."""
-    raw = b"".join(path.read_bytes() for path in folder.iterdir() if path.name != "reserve") + bytes(16)
-    parts = [vector.view(np.uint64) for vector in vectors]
+def left(folder: Path, parts: Iterable[Sealed]) -> int:
+    """How many can be found in part: 8 bytes of them, at any place of any file."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "reserve"]
+    raw = b"".join(path.read_bytes() for path in files) + bytes(16)
+    parts = list(parts)
     found = np.zeros(sum(map(len, parts)), bool)
     for shift in range(8):
         words = np.frombuffer(raw, np.uint64, len(raw) // 8 - 1, shift)
@@ -65,8 +74,8 @@ def test_a_long_life_of_additions_and_deletions_leaves_nothing(store: Store, tmp
     """Pages fill, split, merge and are used again, in two galleries with templates of two sizes."""
     rng = np.random.default_rng(seed)
     store.put_gallery("h", None, None, "contract", 40)
-    alive: dict[tuple[str, str], dict[str, Vector]] = {}
-    dead: list[Vector] = []
+    alive: dict[tuple[str, str], dict[str, Sealed]] = {}
+    dead: list[Sealed] = []
     for step in range(80):
         person = ("gh"[step % 2], f"p{step}")
         alive[person] = add(store, person[1], int(rng.integers(1, 30)), rng, person[0])
@@ -129,8 +138,10 @@ def test_a_reader_holds_the_wal_and_then_lets_go(tmp_path: Path) -> None:
 
 
 def test_an_erasure_that_fails_is_no_error_of_the_deletion(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    sessions = Sessions(open_database(tmp_path / "gallery.db"), 2**10)
+    keys = KeyFile.open(tmp_path / "keys", FilePlace(tmp_path / "keys" / "master.key"))
+    sessions = Sessions(open_database(tmp_path / "gallery.db", keys), 2**10)
     sessions._reserve.path = tmp_path / "missing" / "reserve"
     assert not sessions.erase()
     assert "could not be emptied" in caplog.text
     sessions.close()
+    keys.close()

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from service.gallery.records import NewFace
 from service.gallery.store import Store
+from service.security.key_file import LIVE
 
 KILLS = int(os.environ.get("LIKENESS_TEST_KILLS", "5"))
 DIMENSION = 512
@@ -84,9 +85,12 @@ def test_what_was_answered_before_a_kill_holds(tmp_path: Path) -> None:
             expected[person] = None if said == "try" else what == "add"
         store = Store.open(path, reserve_bytes=2**20)
         check(store, expected)
-        raw = b"".join(file.read_bytes() for file in tmp_path.iterdir() if file.name != "reserve")
-        gone = [person for person, there in expected.items() if not there]
-        assert not any(vector.tobytes()[:16] in raw for person in gone for vector in vectors_of(person))
+        raw = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file() and file.name != "reserve")
+        assert not any(vector.tobytes()[:16] in raw for person in expected for vector in vectors_of(person))
+        slots = store.keys.slots()
+        with_key = set((np.flatnonzero(slots.states == LIVE) + 1).tolist())
+        assert with_key == set(store.person_keys("g").tolist())
+        assert slots.clean.sum() == len(slots.clean) - len(with_key)
         store.close()
     assert answered > 4 * KILLS
 

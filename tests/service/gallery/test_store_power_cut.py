@@ -9,7 +9,6 @@ that cuts in the middle of a recovery are among them.
 
 import os
 import random
-import re
 import shutil
 import sqlite3
 import time
@@ -31,12 +30,15 @@ from service.errors import LikenessError
 from service.gallery import database
 from service.gallery.records import NewFace
 from service.gallery.store import Once, Store
+from service.security import key_file
+from service.security.key_file import FILE_NAME, LIVE, KeyFile
+from service.security.master_key import GivenPlace, MasterKey
 
 CUTS = int(os.environ.get("LIKENESS_TEST_CUTS", "20"))
 SEED = int(os.environ.get("LIKENESS_TEST_SEED") or int.from_bytes(os.urandom(4), "big"))
 DIMENSIONS = {"g": 128, "h": 512}
 RESERVE = 2**16
-MARK = np.array([0.7310585, -0.2689414], np.float32)
+MASTER = GivenPlace(MasterKey(bytes(range(32))).text())
 
 
 @dataclass(frozen=True)
@@ -53,25 +55,27 @@ State = dict[str, dict[str, Person]]
 
 
 def template(number: int, dimension: int) -> NDArray[np.float32]:
-    """A template of which every block of 16 bytes tells whose it is, and its place."""
-    blocks = np.empty((dimension // 4, 4), np.float32)
-    blocks[:, :2], blocks[:, 2], blocks[:, 3] = MARK, number, np.arange(dimension // 4)
-    return blocks.ravel()
+    """A template that tells whose it is."""
+    return np.full(dimension, number, np.float32)
 
 
-def templates_in(folder: Path) -> set[int]:
-    """The numbers of all templates of which any block lies in the database or its WAL.
+def open_store(folder: Path) -> Store:
+    return Store.open(folder / "gallery.db", RESERVE, KeyFile.open(folder / "keys", MASTER))
 
-    Not in the -shm: a recovery copies memory into it that it has not set (SQLite 3.40), and the memory of this process
-    has held all templates. A service that starts has none yet.
+
+def templates_in(folder: Path, sealed: dict[int, NDArray[np.uint64]]) -> set[int]:
+    """The numbers of all templates of which any part, as it was sealed, lies in the database or its WAL.
+
+    Looked for are 8 of every 32 bytes. Not in the -shm: a recovery copies memory into it that it has not set (SQLite
+    3.40), and the memory of this process has held all templates. A service that starts has none yet.
     """
-    pattern = re.compile(re.escape(MARK.tobytes()) + b"(.{4})", re.DOTALL)
-    found = {
-        word
-        for file in (folder / "gallery.db", folder / "gallery.db-wal")
-        for word in pattern.findall(file.read_bytes())
-    }
-    return {int(np.frombuffer(word, np.float32)[0]) for word in found}
+    raw = b"".join(file.read_bytes() for file in (folder / "gallery.db", folder / "gallery.db-wal")) + bytes(16)
+    numbers = np.repeat(list(sealed), [len(part) for part in sealed.values()])
+    words = np.concatenate([*sealed.values(), np.zeros(0, np.uint64)])
+    found = np.zeros(len(words), bool)
+    for shift in range(8):
+        found |= np.isin(words, np.frombuffer(raw, np.uint64, len(raw) // 8 - 1, shift))
+    return set(numbers[found].tolist())
 
 
 class Run:
@@ -92,13 +96,14 @@ class Run:
         self._numbers = count(1)
         self._state: State = {}
         self._image: Image = {}
+        self._sealed: dict[int, NDArray[np.uint64]] = {}
         self._folders = (folder / str(number) for number in count())
 
     def cut(self) -> None:
         """Work until the power is cut."""
         if not self._image or self._rng.random() < 0.15:
             # As the store makes it: the file is there before SQLite opens it, and its folder is synced.
-            self._state, self._image = {}, {"gallery.db": b""}
+            self._state, self._image, self._sealed = {}, {"gallery.db": b""}, {}
         self.possible = (self._state,)
         at, count_writes = self._rng.choice(
             ((30, True), (300, True), (3000, True), (5, False), (40, False), (200, False))
@@ -127,15 +132,16 @@ class Run:
     def check(self) -> None:
         """Open what the last cut left as the service does; nothing that was answered is missing or half there."""
         folder = next(self._folders)
-        folder.mkdir()
+        (folder / "keys").mkdir(parents=True)
         for name, content in self._image.items():
-            (folder / name).write_bytes(content)
-        store = Store.open(folder / "gallery.db", RESERVE)
+            (folder / ("keys" if name == FILE_NAME else "") / name).write_bytes(content)
+        store = open_store(folder)
         try:
             self._state = read(store)
             assert self._state in self.possible
             alive = {face for persons in self._state.values() for person in persons.values() for face in person.faces}
-            assert templates_in(folder) == alive
+            assert templates_in(folder, self._sealed) == alive
+            check_keys(store)
         finally:
             store.close()
         with closing(sqlite3.connect(folder / "gallery.db")) as connection:
@@ -147,7 +153,12 @@ class Run:
         with self._monkeypatch.context() as patch:
             patch.setattr(database, "create_engine", partial(create_engine, module=Driver(disk.name)))
             patch.setattr(database, "PRAGMAS", self._pragmas)
-            return Store.open(path, RESERVE)
+            patch.setattr(key_file, "RawFile", disk.raw)
+            if FILE_NAME in self._image:
+                # Only that it is there is seen of this one.
+                (path.parent / "keys").mkdir(parents=True, exist_ok=True)
+                (path.parent / "keys" / FILE_NAME).touch()
+            return open_store(path.parent)
 
     def _change(self, state: State, deletions: float) -> Callable[[Store], object]:
         """Choose a change and make it in ``state``; how to make it in the store."""
@@ -177,7 +188,26 @@ class Run:
         faces = [NewFace(template(face, DIMENSIONS[gallery]), f"f{face}") for face in new]
         once = Once(f"k{number}", "0" * 64)
         state[gallery][id] = replace(person, faces=person.faces | set(new), keys=person.keys | {once.key})
-        return lambda store: store.add_faces(gallery, id, faces, once)
+        return partial(self._add, gallery, id, faces, once)
+
+    def _add(self, gallery: str, person: str, faces: list[NewFace], once: Once, store: Store) -> None:
+        added = store.add_faces(gallery, person, faces, once).faces
+        query = f"SELECT sealed FROM templates_{DIMENSIONS[gallery]} WHERE face_key = ?"
+        with store._sessions.read() as connection:
+            for face in added:
+                sealed = connection.exec_driver_sql(query, (face.key,)).scalar_one()
+                self._sealed[int(face.id[1:])] = np.frombuffer(sealed, np.uint64, len(sealed) // 8)[::4]
+
+
+def check_keys(store: Store) -> None:
+    """Whoever is there has a key, and of nobody else is anything left."""
+    slots = store.keys.slots()
+    with store._sessions.read() as connection:
+        persons = {row.key for row in connection.exec_driver_sql("SELECT key FROM persons")}
+        last = connection.exec_driver_sql("SELECT seq FROM sqlite_sequence WHERE name = 'persons'").scalar() or 0
+    # Above the last number ever given, a key may be left of a person who was never there.
+    used = set((np.flatnonzero(~slots.clean[:last]) + 1).tolist())
+    assert used == set((np.flatnonzero(slots.states[:last] == LIVE) + 1).tolist()) == persons
 
 
 def read(store: Store) -> State:

@@ -1,24 +1,22 @@
-"""Opening networks: the provider that was asked for or an error, and nothing that is not as the card says."""
+"""Opening networks: nothing that is not as the card says."""
 
 import json
-import warnings
 from collections.abc import Callable, Sequence
-from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from service.errors import BundleError, DeviceError
+from service.errors import BundleError
 from service.runtime.card import EmbeddingContract
-from service.runtime.networks import RuntimeOptions, available_cores, choose_provider, open_networks
+from service.runtime.networks import RuntimeOptions, available_cores, in_parts, open_networks
 
 CPU = RuntimeOptions(provider="cpu")
 FLOAT, UINT8 = TensorProto.FLOAT, TensorProto.UINT8
-HAS_CUDA = "CUDAExecutionProvider" in ort.get_available_providers()
 
 
 @pytest.fixture
@@ -123,6 +121,23 @@ def test_networks_that_are_not_what_the_card_says_are_refused(
         open_networks(*models(contract), contract, CPU)
 
 
+def test_weights_outside_the_network_are_not_looked_for(
+    contract: EmbeddingContract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # ONNX Runtime would take them from the working folder.
+    monkeypatch.chdir(tmp_path)
+    model = onnx.load_from_string(embedder_model(contract))
+    [weight] = model.graph.initializer
+    (tmp_path / "weights.bin").write_bytes(numpy_helper.to_array(weight).tobytes())
+    weight.ClearField("raw_data")
+    weight.data_location = TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="weights.bin")
+    content = model.SerializeToString()
+    ort.InferenceSession(content, providers=["CPUExecutionProvider"])  # it does
+    with pytest.raises(BundleError, match="The embedder cannot be loaded by ONNX Runtime: .*[Ee]xternal data path"):
+        open_networks(detector_model(), content, contract, CPU)
+
+
 def test_a_network_without_any_stamp_is_refused(contract: EmbeddingContract) -> None:
     model = embedder_model(contract).replace(b"likeness.", b"somebody.")
     with pytest.raises(BundleError, match="likeness.embedding_contract = .*, the network says None"):
@@ -138,58 +153,6 @@ def test_another_contract_than_the_stamped_one_is_refused(
     other = EmbeddingContract.model_validate_json(json.dumps(contract.model_dump(mode="json") | {place: value}))
     with pytest.raises(BundleError, match=f"The card says likeness.embedding_contract = {other.digest()}"):
         open_networks(detector_model(), embedder_model(contract), other, CPU)
-
-
-@pytest.mark.skipif(HAS_CUDA, reason="this machine has CUDA")
-def test_cuda_where_there_is_none_is_refused_with_what_there_is(contract: EmbeddingContract) -> None:
-    with pytest.raises(DeviceError, match="'cuda' was asked for, .* offers only .*CPUExecutionProvider") as caught:
-        open_networks(detector_model(), embedder_model(contract), contract, RuntimeOptions(provider="cuda"))
-    assert caught.value.details == {"available": ort.get_available_providers()}
-
-
-@pytest.mark.parametrize(
-    ("offered", "wanted", "chosen"),
-    [
-        (["CPUExecutionProvider"], "auto", "CPUExecutionProvider"),
-        (["CPUExecutionProvider"], "cpu", "CPUExecutionProvider"),
-        (["CUDAExecutionProvider", "CPUExecutionProvider"], "auto", "CUDAExecutionProvider"),
-        (["CUDAExecutionProvider", "CPUExecutionProvider"], "cuda", "CUDAExecutionProvider"),
-        (["CUDAExecutionProvider", "CPUExecutionProvider"], "cpu", "CPUExecutionProvider"),
-    ],
-)
-def test_auto_takes_cuda_where_it_is_offered(
-    monkeypatch: pytest.MonkeyPatch, offered: list[str], wanted: Any, chosen: str
-) -> None:
-    monkeypatch.setattr(ort, "get_available_providers", lambda: offered)
-    assert choose_provider(wanted) == chosen
-
-
-@pytest.mark.skipif(HAS_CUDA, reason="this machine has CUDA")
-@pytest.mark.parametrize("wanted", ["cuda", "auto"])
-def test_a_silent_fall_back_to_the_cpu_is_noticed(
-    contract: EmbeddingContract, monkeypatch: pytest.MonkeyPatch, wanted: Any
-) -> None:
-    # As where CUDA's libraries are missing: the provider is offered, and then the CPU runs the network.
-    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # all that ONNX Runtime says of it
-        with pytest.raises(DeviceError, match="The detector was to run on CUDAExecutionProvider, .* on CPUExecution"):
-            open_networks(detector_model(), embedder_model(contract), contract, RuntimeOptions(provider=wanted))
-
-
-@pytest.mark.parametrize("wanted", ["auto", "cpu", "cuda"])
-def test_two_onnx_runtimes_over_each_other_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: Any
-) -> None:
-    names = ["onnxruntime", "onnxruntime-gpu"]
-    [rival] = [name for name in names if not list(distributions(name=name))]
-    folder = tmp_path / f"{rival.replace('-', '_')}-1.0.dist-info"
-    folder.mkdir()
-    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {rival}\nVersion: 1.0\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(DeviceError, match="onnxruntime and onnxruntime-gpu are both installed") as caught:
-        choose_provider(wanted)
-    assert caught.value.details == {"installed": names}
 
 
 @pytest.mark.parametrize(("threads", "expected"), [(1, 1), (3, 3), (0, 5)])
@@ -208,3 +171,21 @@ def test_each_network_gets_the_threads_that_were_asked_for(
     assert available_cores() == 5
     open_networks(detector_model(), embedder_model(contract), contract, RuntimeOptions("cpu", threads))
     assert given == [expected, expected]
+
+
+def test_a_batch_larger_than_a_part_is_put_together_in_order(contract: EmbeddingContract) -> None:
+    embedder = open_networks(detector_model(), embedder_model(contract), contract, CPU)[1]
+    calls: list[int] = []
+
+    def run(crops: Any) -> list[Any]:
+        calls.append(len(crops))
+        return list(embedder(crops))
+
+    crops = np.random.default_rng(3).integers(0, 256, (7, 16, 16, 3)).astype(np.uint8)
+    for most, expected in [(7, [7]), (8, [7]), (3, [3, 3, 1]), (1, [1] * 7)]:
+        calls.clear()
+        embeddings, norms = in_parts(run, most)(crops)
+        assert calls == expected
+        one_by_one = [embedder(crop[None]) for crop in crops]
+        assert np.allclose(embeddings, np.concatenate([e for e, _ in one_by_one]), atol=1e-6)
+        assert np.allclose(norms, np.concatenate([n for _, n in one_by_one]), rtol=1e-6)

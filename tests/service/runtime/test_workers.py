@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 import anyio
 import pytest
 
-from service.errors import FaceNotFound, Overloaded
+from service.errors import DeadlineExceeded, FaceNotFound, Overloaded, RateLimited
+from service.runtime.caller import Caller, work_for
 from service.runtime.workers import Workers
 
 WAIT_S = 10.0
@@ -214,5 +215,99 @@ def test_a_caller_who_gives_up_while_served_keeps_the_place_until_the_thread_is_
                 await refused(workers)  # the thread is still at it
                 gate.opened.set()
         await all_places_are_free(workers, 1)
+
+    in_time(main)
+
+
+def test_a_caller_out_of_time_in_the_queue_is_told_so_and_never_served() -> None:
+    async def main() -> None:
+        workers, gate, served = Workers(1, 2), Gate(), []
+        async with anyio.create_task_group() as group:
+            await gate.occupy(workers, group, 1, 0)
+            work_for(Caller(deadline=time.monotonic() + 0.05))
+            with pytest.raises(DeadlineExceeded), anyio.fail_after(SOON_S):
+                await workers.run(served.append, "too late")
+            work_for(Caller())
+            gate.opened.set()
+        assert served == []
+        await all_places_are_free(workers, 3)
+
+    in_time(main)
+
+
+def test_work_whose_turn_would_come_after_the_deadline_is_refused_at_once() -> None:
+    async def main() -> None:
+        workers, gate = Workers(1, 50), Gate()
+        for _ in range(20):  # one piece takes some 20 ms here
+            await workers.run(time.sleep, 0.02)
+        async with anyio.create_task_group() as group:
+            await gate.occupy(workers, group, 1, 20)
+            work_for(Caller(deadline=time.monotonic() + 0.2))
+            start = time.monotonic()
+            with pytest.raises(Overloaded):
+                await workers.run(len, "")
+            assert time.monotonic() - start < 0.15
+            work_for(Caller())
+            gate.opened.set()
+
+    in_time(main)
+
+
+def test_tenants_have_their_turns_and_a_newcomer_takes_the_last_place_of_whoever_has_most() -> None:
+    async def main() -> None:
+        workers, gate = Workers(1, 4), Gate()
+        served: list[str] = []
+        refusals: list[str] = []
+
+        async def ask(tenant: str, name: str) -> None:
+            work_for(Caller(tenant))
+            try:
+                await workers.run(served.append, name)
+            except Overloaded:
+                refusals.append(name)
+
+        async with anyio.create_task_group() as group:
+            await gate.occupy(workers, group, 1, 0)
+            for place in range(5):
+                group.start_soon(ask, "crowd", f"crowd {place}")
+            await anyio.sleep(0.01)
+            assert refusals == ["crowd 4"]
+            group.start_soon(ask, "one", "one 0")
+            await anyio.sleep(0.01)
+            assert refusals == ["crowd 4", "crowd 3"]
+            gate.opened.set()
+        assert served == ["crowd 0", "one 0", "crowd 1", "crowd 2"]
+        await all_places_are_free(workers, 5)
+
+    in_time(main)
+
+
+def test_one_tenant_may_be_limited() -> None:
+    async def main() -> None:
+        workers, gate = Workers(1, 9, "limited", max_per_tenant=2), Gate()
+        async with anyio.create_task_group() as group:
+            work_for(Caller("a"))
+            await gate.occupy(workers, group, 1, 1)
+            with pytest.raises(RateLimited):
+                await workers.run(len, "")
+            with pytest.raises(RateLimited):
+                workers.refuse_if_full()
+            work_for(Caller("b"))
+            workers.refuse_if_full(2)
+            gate.opened.set()
+
+    in_time(main)
+
+
+def test_retry_after_is_how_long_the_queue_takes() -> None:
+    async def main() -> None:
+        workers, gate = Workers(1, 30), Gate()
+        for _ in range(3):
+            await workers.run(time.sleep, 0.1)
+        async with anyio.create_task_group() as group:
+            await gate.occupy(workers, group, 1, 30)
+            error = await refused(workers)
+            gate.opened.set()
+        assert 3 <= error.details["retry_after_s"] <= 5  # thirty times a tenth of a second
 
     in_time(main)

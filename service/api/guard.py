@@ -1,0 +1,161 @@
+"""Who may call what, and what is written down of it: for every call, before its body is read."""
+
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import anyio
+import anyio.to_thread
+from fastapi import Depends, Request, Response
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+
+from service.api.errors import status_and_code
+from service.errors import Forbidden, LikenessError, Unauthorized
+from service.runtime.caller import current
+from service.security.access_keys import AccessKeys
+from service.security.audit_log import AuditLog, Event, Receipt
+from service.security.key_limits import KeyLimits
+from service.security.scopes import NEEDED, PUBLIC
+
+RECEIPT = "x-erasure-receipt"
+NO_AUTH = "no-auth"
+# Looked at, and not changed: their lines need not be on the disk before the answer.
+_LOOKS = frozenset({"search", "verify_person", "embed"})
+_CALLER_LEFT = 499
+
+
+@dataclass
+class Guard:
+    """What the application is guarded with; without keys everybody may do everything."""
+
+    keys: AccessKeys | None = None
+    audit: AuditLog | None = None
+    limits: KeyLimits = field(default_factory=KeyLimits)
+
+
+@dataclass
+class Asker:
+    """Who asks.
+
+    Attributes:
+        actor: id of the access key, as the audit log names it.
+        galleries: the only ones that the key is for; None: all.
+        told: what the call adds to the audit log.
+    """
+
+    actor: str
+    galleries: frozenset[str] | None = None
+    told: dict[str, Any] = field(default_factory=dict)
+
+
+async def admit(request: Request) -> AsyncIterator[None]:
+    """A dependency of every call of the application.
+
+    Raises:
+        Unauthorized: no access key, or not one of ours.
+        Forbidden: the key is not for this call, or not for this gallery, whether there is one or not.
+        RateLimited: the key has been used too often.
+    """
+    call = request.scope["route"].name
+    guard: Guard = request.app.state.guard
+    if call in PUBLIC or guard.keys is None:
+        request.state.asker = Asker(NO_AUTH)
+        yield
+        return
+    key = guard.keys.find(_presented(request))
+    request.state.asker = Asker(key.id, key.galleries)
+    if key.scopes.isdisjoint(NEEDED.get(call, frozenset())):
+        raise Forbidden(f"The access key has no scope for this call; it needs {_or(call)}.")
+    gallery = request.path_params.get("gallery")
+    if key.galleries is not None and gallery is not None and gallery not in key.galleries:
+        raise Forbidden("The access key is not for this gallery.")
+    current().tenant = key.id
+    with guard.limits.admitted(key):
+        yield
+
+
+def _asker(request: Request) -> Asker:
+    asker: Asker = request.state.asker
+    return asker
+
+
+AskerDep = Annotated[Asker, Depends(_asker)]
+
+
+class AuditedRoute(APIRoute):
+    """A call that the audit log tells of: allowed or refused, done or failed."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def audited(request: Request) -> Response:
+            audit: AuditLog | None = request.app.state.guard.audit
+            if audit is None:
+                return await handle(request)
+            if request.method not in ("GET", "DELETE") and self.name not in _LOOKS:
+                await anyio.to_thread.run_sync(audit.require_room)
+            receipt: Receipt | None = None
+            status = 500
+            try:
+                response = await handle(request)
+                status = response.status_code
+            except anyio.get_cancelled_exc_class():
+                status = _CALLER_LEFT
+                raise
+            except Unauthorized:
+                # Nobody is known to have done anything, and anybody could fill the disk with it.
+                status = 401
+                raise
+            except LikenessError as error:
+                status, _ = status_and_code(error)
+                raise
+            finally:
+                if status != 401:
+                    receipt = await self._tell(audit, request, status)
+            if request.method == "DELETE" and receipt is not None:
+                return _with_receipt(request, response, receipt)
+            return response
+
+        return audited
+
+    async def _tell(self, audit: AuditLog, request: Request, status: int) -> Receipt:
+        asker = getattr(request.state, "asker", Asker(NO_AUTH))
+        place = request.path_params
+        event = Event(
+            asker.actor,
+            self.name,
+            place.get("gallery"),
+            place.get("person"),
+            place.get("face_id"),
+            status,
+            request.state.request_id,
+            asker.told,
+        )
+        changes = request.method != "GET" and self.name not in _LOOKS
+        # Also for a caller who has left.
+        with anyio.CancelScope(shield=True):
+            return await anyio.to_thread.run_sync(audit.append, event, changes, request.method == "DELETE")
+        raise AssertionError("A shielded scope is not cancelled.")
+
+
+def _with_receipt(request: Request, response: Response, receipt: Receipt) -> Response:
+    if "return=representation" in request.headers.get("prefer", "").replace(" ", ""):
+        place = {name: id for name, id in request.path_params.items() if name in ("gallery", "person", "face_id")}
+        response = JSONResponse(
+            {"erased": place, "at": receipt.at, "receipt": str(receipt)},
+            headers={"preference-applied": "return=representation"},
+        )
+    response.headers[RECEIPT] = str(receipt)
+    return response
+
+
+def _presented(request: Request) -> str:
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not key:
+        raise Unauthorized("This call needs an access key, as `Authorization: Bearer KEY`.")
+    return key.strip()
+
+
+def _or(call: str) -> str:
+    return " or ".join(sorted(NEEDED.get(call, frozenset()))) or "one that no key has"

@@ -1,0 +1,94 @@
+"""The calibration's curve: threshold ↔ FMR ↔ FNMR, with intervals, and where it ends.
+
+Between two points the threshold is linear in log FMR: impostor scores fall off about exponentially in their tail. The
+ends of an interval keep their ratio to the rate from point to point. Past the last measured point, where the data
+would have to speak about fewer than three effective errors (rule of 3, ISO/IEC 19795-1), only the fitted tail goes on.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from service.runtime.card import Calibration, OperatingPoint
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """A place on the curve; the intervals are None for a calibration without them."""
+
+    threshold: float
+    fmr: float
+    fnmr: float
+    fmr_interval: Interval | None
+    fnmr_interval: Interval | None
+    extrapolated: bool
+
+
+class Curve:
+    """One calibration's curve.
+
+    Attributes:
+        largest_fmr, smallest_fmr: what was measured.
+        smallest_extrapolated_fmr: how far down the fitted tail goes; None without one.
+    """
+
+    def __init__(self, calibration: Calibration) -> None:
+        tail = calibration.tail.points if calibration.tail else ()
+        self._points = _Points((*calibration.points, *tail))
+        self.largest_fmr, self.smallest_fmr = calibration.points[0].fmr, calibration.points[-1].fmr
+        self.smallest_extrapolated_fmr = tail[-1].fmr if tail else None
+        self._strictest = calibration.points[-1].threshold
+
+    def at_fmr(self, fmr: float, extrapolate: bool = False) -> CurvePoint | None:
+        """None where nothing is known about the rate."""
+        smallest = self.smallest_extrapolated_fmr if extrapolate else None
+        if not (self.smallest_fmr if smallest is None else smallest) <= fmr <= self.largest_fmr:
+            return None
+        return self._point(self._points.threshold_at(fmr), fmr, fmr < self.smallest_fmr)
+
+    def at_threshold(self, threshold: float, extrapolate: bool = False) -> CurvePoint | None:
+        """None where nothing is known about the threshold."""
+        last = self._points.strictest if extrapolate else self._strictest
+        if not self._points.laxest <= threshold <= last:
+            return None
+        return self._point(threshold, self._points.fmr_at(threshold), threshold > self._strictest)
+
+    def _point(self, threshold: float, fmr: float, extrapolated: bool) -> CurvePoint:
+        fnmr = self._points.fnmr_at(threshold)
+        intervals = self._points.intervals_at(threshold, fmr, fnmr)
+        return CurvePoint(threshold, fmr, fnmr, *intervals, extrapolated)
+
+
+class _Points:
+    """Interpolation between points by rising threshold."""
+
+    def __init__(self, points: Sequence[OperatingPoint]) -> None:
+        self._log_fmr = np.log10([p.fmr for p in points])
+        self._threshold = np.array([p.threshold for p in points])
+        self._fnmr = np.array([p.fnmr for p in points])
+        self.laxest, self.strictest = points[0].threshold, points[-1].threshold
+        self._ratios = None
+        if all(p.fmr_low is not None and p.fnmr_low is not None for p in points):
+            ends = [(p.fmr_low, p.fmr_high, p.fnmr_low, p.fnmr_high) for p in points]
+            rates = [(p.fmr, p.fmr, p.fnmr, p.fnmr) for p in points]
+            # A rate of 0 has an upper end all the same.
+            self._ratios = np.array(ends, float).T / np.maximum(np.array(rates).T, 1e-12)
+
+    def threshold_at(self, fmr: float) -> float:
+        return float(np.interp(-np.log10(fmr), -self._log_fmr, self._threshold))
+
+    def fmr_at(self, threshold: float) -> float:
+        return float(10 ** np.interp(threshold, self._threshold, self._log_fmr))
+
+    def fnmr_at(self, threshold: float) -> float:
+        return float(np.interp(threshold, self._threshold, self._fnmr))
+
+    def intervals_at(self, threshold: float, fmr: float, fnmr: float) -> tuple[Interval | None, Interval | None]:
+        if self._ratios is None:
+            return None, None
+        low, high, fnmr_low, fnmr_high = (float(np.interp(threshold, self._threshold, row)) for row in self._ratios)
+        fnmr = max(fnmr, 1e-12)
+        return (low * fmr, min(high * fmr, 1.0)), (fnmr_low * fnmr, min(fnmr_high * fnmr, 1.0))

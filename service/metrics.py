@@ -1,0 +1,80 @@
+"""What the service counts and times about itself; ``GET /metrics`` prints it for Prometheus.
+
+Times are in seconds. Waiting and computing are never added up: ``…_wait_seconds`` is time in a queue,
+``…_run_seconds`` and ``stage_seconds`` time at work.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
+REGISTRY = CollectorRegistry()
+ProcessCollector(registry=REGISTRY)
+
+# From a cached search to a photo of fifty megapixels, each bound some 1.6 times the one before.
+_SECONDS = (
+    *(0.0005, 0.001, 0.0016, 0.0025, 0.004, 0.0063, 0.01, 0.016, 0.025, 0.04, 0.063),
+    *(0.1, 0.16, 0.25, 0.4, 0.63, 1.0, 1.6, 2.5, 4.0, 6.3, 10.0, 30.0),
+)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+REQUESTS = Counter("likeness_requests", "Answered requests.", ["route", "code"], registry=REGISTRY)
+REQUEST_SECONDS = Histogram(
+    "likeness_request_seconds",
+    "From the request's head to the end of its answer, the upload included.",
+    ["route"],
+    buckets=_SECONDS,
+    registry=REGISTRY,
+)
+STAGE_SECONDS = Histogram(
+    "likeness_stage_seconds",
+    "Stages of the work: decode, detect, align, embed, search. Waiting for a batch is in detect and embed.",
+    ["stage"],
+    buckets=_SECONDS,
+    registry=REGISTRY,
+)
+QUEUE_WAIT_SECONDS = Histogram(
+    "likeness_queue_wait_seconds",
+    "Time that work waited for a thread.",
+    ["queue"],
+    buckets=_SECONDS,
+    registry=REGISTRY,
+)
+QUEUE_LENGTH = Gauge("likeness_queue_length", "Pieces of work that wait for a thread.", ["queue"], registry=REGISTRY)
+REFUSED = Counter(
+    "likeness_refused",
+    "Work that was not done: overloaded, rate_limited, deadline_exceeded, caller_left.",
+    ["reason"],
+    registry=REGISTRY,
+)
+BATCH_WAIT_SECONDS = Histogram(
+    "likeness_batch_wait_seconds",
+    "Time that an input waited for its batch to start.",
+    ["batcher"],
+    buckets=_SECONDS,
+    registry=REGISTRY,
+)
+BATCH_RUN_SECONDS = Histogram(
+    "likeness_batch_run_seconds", "Time that a batch took.", ["batcher"], buckets=_SECONDS, registry=REGISTRY
+)
+BATCH_SIZE = Histogram("likeness_batch_size", "Inputs in a batch.", ["batcher"], buckets=_SIZES, registry=REGISTRY)
+HELD_BYTES = Gauge("likeness_held_bytes", "Request bodies in memory.", registry=REGISTRY)
+
+_STAGES = {name: STAGE_SECONDS.labels(name) for name in ("decode", "detect", "align", "embed", "search")}
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Time one stage of the work, also when it fails."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        _STAGES[name].observe(time.perf_counter() - start)
+
+
+def text() -> bytes:
+    """Everything in Prometheus' text format."""
+    return bytes(generate_latest(REGISTRY))

@@ -1,0 +1,127 @@
+"""From the rate of a search to that of one comparison, by how many persons with how many photos are searched."""
+
+import numpy as np
+import pytest
+
+from service.decision.searches import Wanted, choose_person_point, choose_search_point, effective_persons
+from service.decision.thresholds import Thresholds
+from service.errors import InvalidRequest, UnsupportedErrorRate
+from service.runtime.card import BestOf, Calibration, OperatingPoint, Tail
+
+FMRS = tuple(10 ** (-1 - k / 10) for k in range(51))
+EXPONENT = 0.5
+
+
+def threshold_of(fmr: float) -> float:
+    """An exponential tail: a factor of ten every 0.1."""
+    return -0.1 * float(np.log10(fmr))
+
+
+def point(fmr: float) -> OperatingPoint:
+    return OperatingPoint(fmr=fmr, threshold=threshold_of(fmr), fnmr=0.02, fmr_low=fmr / 2, fmr_high=fmr * 2,
+                          fnmr_low=0.01, fnmr_high=0.04)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def thresholds() -> Thresholds:
+    tail = Tail(
+        start_fmr=1e-4,
+        start_threshold=threshold_of(1e-4),
+        shape=0.0,
+        scale=0.1 / np.log(10),
+        exceedances=500,
+        points=tuple(point(FMRS[-1] * 10 ** (-k / 5)) for k in range(1, 16)),
+    )
+    draft = Calibration.model_construct(
+        embedding_contract="1" * 64,
+        detector="2" * 64,
+        dataset="made up",
+        dataset_sha256="3" * 64,
+        persons=5000,
+        photos=13000,
+        genuine=200_000,
+        impostor=80_000_000,
+        effective_impostor=1e7,
+        points=tuple(point(fmr) for fmr in FMRS),
+        best_of=BestOf(fmr_exponent=EXPONENT, fnmr_exponent=1.0),
+        tail=tail,
+    )
+    return Thresholds(Calibration.model_validate(draft.model_dump() | {"calibration_id": draft.digest()}))
+
+
+@pytest.mark.parametrize("sizes", [{1: 100}, {1: 50, 4: 50}, {9: 1000}])
+@pytest.mark.parametrize("fpir", [0.1, 0.01])
+def test_strangers_of_known_scores_are_identified_as_often_as_was_asked(
+    thresholds: Thresholds, sizes: dict[int, int], fpir: float
+) -> None:
+    """Scores are drawn from the very tail of the calibration; k photos are like k^0.5 independent ones."""
+    chosen = choose_search_point(thresholds, sizes, Wanted(fpir=fpir))
+    rng = np.random.default_rng(3)
+    chances = round(sum(n * k**EXPONENT for k, n in sizes.items()))
+    # The highest of `chances` scores with P(s >= t) = 10^(-t / 0.1), by its inverse distribution function.
+    highest = -0.1 * np.log10(-np.expm1(np.log(rng.random(200_000)) / chances))
+    assert (highest >= chosen.threshold).mean() == pytest.approx(fpir, rel=0.06)
+    assert chosen.fpir == pytest.approx(fpir)
+    assert chosen.fmr == pytest.approx(1 - (1 - fpir) ** (1 / chances), rel=1e-9)
+
+
+def test_more_photos_raise_the_threshold_and_lower_the_misses(thresholds: Thresholds) -> None:
+    one, nine = (choose_search_point(thresholds, {k: 100}, Wanted(fpir=0.01)) for k in (1, 9))
+    assert nine.threshold == pytest.approx(one.threshold + 0.1 * np.log10(3), abs=1e-4)
+    assert one.fnir == pytest.approx(0.02)
+    assert nine.fnir == pytest.approx(0.02 / 9)
+    assert effective_persons(thresholds, {1: 10, 4: 10}) == pytest.approx(30)
+
+
+def test_the_interval_of_the_fpir_follows_from_that_of_the_fmr(thresholds: Thresholds) -> None:
+    chosen = choose_search_point(thresholds, {1: 100}, Wanted(fmr=1e-4))
+    assert chosen.fmr_interval == pytest.approx((5e-5, 2e-4), rel=1e-6)
+    assert chosen.fpir_interval == pytest.approx((1 - (1 - 5e-5) ** 100, 1 - (1 - 2e-4) ** 100), rel=1e-6)
+
+
+def test_a_rate_that_so_large_a_gallery_does_not_allow_is_refused_unless_extrapolated(thresholds: Thresholds) -> None:
+    sizes = {1: 1_000_000}
+    with pytest.raises(
+        UnsupportedErrorRate, match=r"among 1,000,000 persons needs an FMR of 1e-09.*extrapolate=true"
+    ) as caught:
+        choose_search_point(thresholds, sizes, Wanted(fpir=0.001))  # fmt: skip
+    assert caught.value.details["smallest_fpir"] == pytest.approx(1 - (1 - 1e-6) ** 1e6, rel=1e-3)
+    assert caught.value.details["smallest_extrapolated_fpir"] == pytest.approx(1e-3, rel=0.01)
+    far = choose_search_point(thresholds, sizes, Wanted(fpir=0.002, extrapolate=True))
+    assert far.extrapolated
+    assert far.threshold == pytest.approx(threshold_of(2e-9), abs=1e-3)
+
+
+def test_without_a_rate_it_is_one_per_cent_or_the_strictest_there_is(thresholds: Thresholds) -> None:
+    assert choose_search_point(thresholds, {1: 1000}, Wanted()).fpir == pytest.approx(0.01)
+    large = choose_search_point(thresholds, {1: 1_000_000}, Wanted())
+    assert large.fmr == pytest.approx(FMRS[-1])
+    assert large.fpir == pytest.approx(1 - (1 - 1e-6) ** 1e6, rel=1e-3)
+    assert choose_search_point(thresholds, {1: 1_000_000}, Wanted(extrapolate=True)).fpir == pytest.approx(0.01)
+
+
+def test_an_empty_gallery_identifies_nobody(thresholds: Thresholds) -> None:
+    empty = choose_search_point(thresholds, {}, Wanted(fpir=0.01))
+    assert (empty.fpir, empty.fnir) == (0, None)
+
+
+def test_two_rates_are_refused_and_so_is_a_rate_without_calibration(thresholds: Thresholds) -> None:
+    with pytest.raises(InvalidRequest, match="one of fpir, fmr and threshold, not fpir and threshold"):
+        choose_search_point(thresholds, {1: 10}, Wanted(fpir=0.1, threshold=0.5))
+    with pytest.raises(InvalidRequest, match="no calibration"):
+        choose_search_point(Thresholds(None), {1: 10}, Wanted())
+    assert choose_search_point(Thresholds(None), {1: 10}, Wanted(threshold=0.5)).fpir is None
+
+
+def test_a_person_with_several_photos_has_the_rate_that_was_asked_for_as_a_whole(thresholds: Thresholds) -> None:
+    one, nine = (choose_person_point(thresholds, k, 1e-4, None) for k in (1, 9))
+    assert one == thresholds.choose(fmr=1e-4)
+    assert nine.fmr == pytest.approx(1e-4)
+    assert nine.threshold == pytest.approx(one.threshold + 0.1 * np.log10(3), abs=1e-4)
+    assert nine.fnmr == pytest.approx(0.02 / 9)
+    raw = choose_person_point(thresholds, 9, None, one.threshold)
+    assert raw.fmr == pytest.approx(3e-4, rel=1e-3)
+    # The strictest point there is, and what it comes to.
+    assert choose_person_point(thresholds, 9, 1e-6, None).fmr == pytest.approx(3e-6, rel=1e-3)
+    with pytest.raises(UnsupportedErrorRate):
+        choose_person_point(thresholds, 9, 1e-7, None)
