@@ -68,7 +68,7 @@ def _some(pairs: list[Pair], wanted: int) -> tuple[Pair, ...]:
     for pair in pairs:
         kinds.setdefault((pair.fold, pair.genuine), []).append(pair)
     each = wanted // len(kinds)
-    if not 1 <= each <= len(pairs) // len(kinds):
+    if wanted % len(kinds) or not 1 <= each <= len(pairs) // len(kinds):
         raise InvalidRequest(
             f"{wanted} pairs cannot be taken from {len(pairs)} in {len(kinds) // 2} folds; give a multiple of "
             f"{len(kinds)}, or 0 for all."

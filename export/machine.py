@@ -63,12 +63,8 @@ def fit_to_machine(model: ModelProto, size: int) -> tuple[ModelProto, GraphForm 
         before = before or seconds[""]
         best = min(seconds, key=seconds.__getitem__)
         saved = seconds[""] - seconds[best]
-        log.info(
-            "%s %s: %s",
-            step,
-            best or "stay",
-            ", ".join(f"{n or 'as is'} {1000 * s:.2f} ms" for n, s in seconds.items()),
-        )
+        figures = ", ".join(f"{name or 'as is'} {1000 * s:.2f} ms" for name, s in seconds.items())
+        log.info("A crop here, by form of the %s: %s.", step, figures)
         if saved >= max(MIN_GAIN * seconds[""], MIN_SAVED_S):
             model = forms[best]
             chosen.append(f"{step} {best}")

@@ -14,7 +14,7 @@ import onnx.version_converter
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
-from export.graph import finish, keep, opset, set_weight, weights
+from export.graph import finish, keep, opset, set_weight, stamp, weights
 
 BLOCK = 32  # of input channels that share a scale
 # Smaller weights stay float32: they are slopes and biases, and weigh nothing.
@@ -81,12 +81,15 @@ def to_int8(model: ModelProto, crops: NDArray[np.uint8]) -> ModelProto:
     what int8 would spoil.
     """
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
     # DequantizeLinear has a scale for each channel since opset 13.
     copy = onnx.version_converter.convert_version(model, 13) if opset(model) < 13 else _copy(model)
     for index, node in enumerate(copy.graph.node):
         node.name = f"{node.op_type}_{index}"
     dense = [n.name for n in copy.graph.node if n.op_type == "Conv" and _groups(n) == 1]
+    # Its advice to fold batch norms and the like beforehand has been followed.
+    add_pre_process_metadata(copy)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "int8.onnx"
         quantize_static(
@@ -103,7 +106,7 @@ def to_int8(model: ModelProto, crops: NDArray[np.uint8]) -> ModelProto:
         )
         quantised = onnx.load(str(out))
     # What stays float32 in the arithmetic need not be kept as such in the file.
-    quantised.metadata_props.extend(model.metadata_props)
+    stamp(quantised, _metadata(model))
     return to_int8_weights(quantised)
 
 

@@ -38,11 +38,11 @@ from service.runtime.networks import (
     open_networks,
 )
 
-CALIBRATION_CROPS = 128
+CALIBRATION_CROPS = 64
 MIN_CALIBRATION_CROPS = 16
 # Faster by more than a clock errs; half the size, but for the graph itself, which no precision makes smaller.
 MIN_SPEEDUP, MAX_SIZE = 1.05, 0.51
-SECONDS = 3.0
+SECONDS = 2.0
 PHOTOS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 
 

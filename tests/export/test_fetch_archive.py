@@ -69,6 +69,25 @@ def encrypted(archive: bytes) -> bytes:
     return bytes(content)
 
 
+def symlinked(target: str) -> bytes:
+    """The member is a symbolic link, as unpackers that keep file types would make it."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        entry = zipfile.ZipInfo("net.onnx")
+        entry.create_system, entry.external_attr = 3, 0o120777 << 16
+        archive.writestr(entry, target)
+    return out.getvalue()
+
+
+def with_a_lie_about_size(archive: bytes, size: int) -> bytes:
+    """Both headers of the first member claim this size; what unpacks is larger."""
+    content = bytearray(archive)
+    content[22:26] = size.to_bytes(4, "little")
+    directory = content.index(b"PK\x01\x02")
+    content[directory + 24 : directory + 28] = size.to_bytes(4, "little")
+    return bytes(content)
+
+
 def listed(*mirrors: ZipMirror, name: str = "net.onnx", body: bytes = BODY) -> CatalogFile:
     digest = hashlib.sha256(body).hexdigest()
     return CatalogFile(name, "detector", len(body), digest, LICENCE, "", mirrors, page="https://authors.example/")
@@ -109,7 +128,7 @@ def test_of_two_packs_the_one_that_is_here_is_looked_into_first(server: Server, 
 
 
 def test_what_else_an_archive_holds_is_never_written(server: Server, tmp_path: Path) -> None:
-    hostile = zipped({"../../evil": b"x", "/tmp/evil": b"x", "net.onnx": BODY})
+    hostile = zipped({"../../evil": b"x", "/tmp/evil": b"x", "net.onnx/../../evil": b"x", "net.onnx": BODY})
     file = listed(server.mirror("hostile.zip", hostile))
     before = files_in(tmp_path)
     path = fetch(file, tmp_path / "a" / "b")
@@ -125,9 +144,23 @@ def test_what_else_an_archive_holds_is_never_written(server: Server, tmp_path: P
         (zipped({"net.onnx": BODY[::-1]}), r"262144 bytes came with the sha256 [0-9a-f]{64}"),
         (zipped({"net.onnx": BODY})[:-30], r"the archive is damaged: File is not a zip file"),
         (encrypted(zipped({"net.onnx": BODY})), r"the archive is damaged: .*is encrypted"),
+        (
+            with_a_lie_about_size(zipped({"net.onnx": bytes(50_000_000)}), len(BODY)),
+            r"the archive is damaged: Bad CRC-32",
+        ),
+        (symlinked("/etc/passwd"), r"net\.onnx in http.* has 11 bytes instead of 262144"),
         (b"<html>", r"the archive is damaged: File is not a zip file"),
     ],
-    ids=["no such file", "bomb", "other bytes", "cut off", "encrypted", "a page"],
+    ids=[
+        "no such file",
+        "bomb",
+        "other bytes",
+        "cut off",
+        "encrypted",
+        "a bomb that says it is none",
+        "a link",
+        "a page",
+    ],
 )
 def test_a_bad_archive_is_named_and_the_next_one_serves(
     server: Server, tmp_path: Path, content: bytes, reason: str
