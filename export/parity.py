@@ -50,7 +50,7 @@ LIMITS: Mapping[Precision, Limits] = MappingProxyType(
         "int8": Limits(0.99, 1e-2, 0.002),
     }
 )
-# On a GPU, convolutions round their factors to TF32 (10 bits), and which algorithm runs may hang on the batch.
+# On a GPU the sums are in another order, and which algorithm runs may hang on the batch.
 MIN_COSINE_ON_GPU, MAX_BATCH_DEVIATION_ON_GPU = 0.9999, 1e-3
 
 # A group photo that comes with insightface: six people, so there are real crops on every machine.
