@@ -5,7 +5,6 @@ itself, run by torch in float64.
 """
 
 import copy
-import hashlib
 import tempfile
 import warnings
 from dataclasses import dataclass
@@ -19,10 +18,10 @@ from torch import nn
 
 from export.accuracy import Lfw
 from export.adopt import make_draft
-from export.catalog import Backbone, BundleRecipe, CatalogFile, load_catalog
+from export.catalog import Backbone, BundleRecipe, load_catalog
 from export.embedder import CROP_SIZE
 from export.fetch import fetch
-from export.folder import check_folder, make_folder
+from export.folder import check_folder, make_folder, own_embedder
 from export.graph import OLDEST_OPSET, load_network
 from export.projection import NO_PCA, Pca
 from export.published import Features
@@ -138,20 +137,11 @@ def torch_features(backbone: nn.Module) -> Features:
 
 
 def _recipe(path: Path, name: str, trained: CheckpointCard, options: ExportOptions) -> BundleRecipe:
-    content = path.read_bytes()
     return BundleRecipe(
         name=name,
         version="1",
         description=f"{trained.name} trained with {trained.loss}.",
         detector=load_catalog().files[DETECTORS[options.detector]],
-        embedder=CatalogFile(
-            name=path.name,
-            role="embedder",
-            size=len(content),
-            sha256=hashlib.sha256(content).hexdigest(),
-            licence=options.licence,
-            official="",
-            mirrors=(),
-        ),
+        embedder=own_embedder(path, options.licence),
         fusion=options.fusion,
     )

@@ -1,6 +1,7 @@
 """Bundles that are in no catalogue, each in a folder of the user's choice."""
 
 import errno
+import hashlib
 import os
 import re
 from dataclasses import replace
@@ -8,10 +9,11 @@ from pathlib import Path
 
 from export.accuracy import Lfw
 from export.adopt import Draft, making_bundle
+from export.catalog import CatalogFile
 from export.published import Features
 from service.errors import InvalidRequest
 from service.runtime.bundle import open_bundle
-from service.runtime.card import BUNDLE_NAME, Calibration, Card
+from service.runtime.card import BUNDLE_NAME, Calibration, Card, Licence
 
 
 def check_folder(out: Path, name: str) -> None:
@@ -28,6 +30,20 @@ def check_folder(out: Path, name: str) -> None:
     above = next(folder for folder in out.parents if folder.exists())
     if not above.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(above))
+
+
+def own_embedder(path: Path, licence: Licence) -> CatalogFile:
+    """A user's embedder, described as the catalogue describes a published one."""
+    content = path.read_bytes()
+    return CatalogFile(
+        name=path.name,
+        role="embedder",
+        size=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        licence=licence,
+        official="",
+        mirrors=(),
+    )
 
 
 def make_folder(

@@ -3,7 +3,6 @@
 How pixels are given to the network is said by whoever adopts it and never guessed.
 """
 
-import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +10,11 @@ from types import MappingProxyType
 
 from export.accuracy import Lfw
 from export.adopt import default_alignment, make_draft
-from export.catalog import BundleRecipe, CatalogFile, load_catalog
+from export.catalog import BundleRecipe, load_catalog
 from export.embedder import PLAIN, feature_dimension
 from export.embedder_file import Layout, read_onnx_embedder
 from export.fetch import fetch
-from export.folder import check_folder, make_folder
+from export.folder import check_folder, make_folder, own_embedder
 from export.projection import NO_PCA, Pca
 from export.pull import require_accepted
 from service.errors import InvalidRequest
@@ -92,20 +91,11 @@ def adopt_file(path: Path, out: Path, name: str, downloads: Path, options: Adopt
 
 
 def _recipe(path: Path, name: str, options: AdoptOptions) -> BundleRecipe:
-    content = path.read_bytes()
     return BundleRecipe(
         name=name,
         version="1",
         description=f"Adopted from {path.name}.",
         detector=load_catalog().bundle(options.detector).detector,
-        embedder=CatalogFile(
-            name=path.name,
-            role="embedder",
-            size=len(content),
-            sha256=hashlib.sha256(content).hexdigest(),
-            licence=options.licence,
-            official="",
-            mirrors=(),
-        ),
+        embedder=own_embedder(path, options.licence),
         fusion=options.fusion,
     )
