@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 MODEL = np.array(
     [[-0.5, 0.0, 0.0], [0.5, 0.0, 0.0], [0.0, 0.57, 0.45], [-0.41, 1.15, 0.08], [0.41, 1.15, 0.08]], np.float64
 )
+_CENTRED = MODEL - MODEL.mean(axis=0)
+# Of least squares: from five points to two scaled axes of the camera.
+_FIT = np.linalg.pinv(_CENTRED)
 
 
 def yaw_and_pitch(landmarks: NDArray[np.floating]) -> tuple[float, float]:
@@ -21,9 +24,8 @@ def yaw_and_pitch(landmarks: NDArray[np.floating]) -> tuple[float, float]:
     Args:
         landmarks: (5, 2) as in ``Face``.
     """
-    points = landmarks - landmarks.mean(axis=0)
-    model = MODEL - MODEL.mean(axis=0)
-    rows = np.linalg.lstsq(model, points.astype(np.float64), rcond=None)[0].T  # (2, 3): two scaled axes of the camera
+    points = landmarks.astype(np.float64)
+    rows = (_FIT @ (points - points.mean(axis=0))).T  # (2, 3)
     lengths = np.linalg.norm(rows, axis=1)
     if not (lengths > 0).all():
         return 0.0, 0.0
