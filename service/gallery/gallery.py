@@ -181,17 +181,13 @@ class Galleries:
         persons = None if where is None else self.store.person_keys(gallery, where)
         with stage("search"):
             hits = opened.search(probes, top_k, persons)
-        known = self.store.persons_by_key(sorted({hit.person for found in hits for hit in found}))
-        faces = self.store.faces_by_key(sorted({hit.face for found in hits for hit in found}))
+        # Whoever was deleted since the scan is no candidate.
+        known = self.store.owners(sorted({hit.face for found in hits for hit in found}))
         candidates = []
         for found in hits:
-            # Whoever was deleted since the scan is no candidate.
-            alive = [hit for hit in found if hit.person in known and hit.face in faces]
+            alive = [(*known[hit.face], hit.similarity) for hit in found if hit.face in known]
             candidates.append(
-                tuple(
-                    Candidate(known[hit.person], faces[hit.face].id, hit.similarity, rank)
-                    for rank, hit in enumerate(alive, start=1)
-                )
+                tuple(Candidate(person, face.id, s, rank) for rank, (person, face, s) in enumerate(alive, start=1))
             )
         searched = record.persons if persons is None else len(persons)
         return SearchResult(searched, record.faces, opened.segment.sizes(persons), tuple(candidates))

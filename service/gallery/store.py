@@ -224,15 +224,10 @@ class Store:
         with self._sessions.read() as connection:
             return store_persons.keys(connection, gallery, filter)
 
-    def persons_by_key(self, keys: Iterable[int]) -> dict[int, PersonRecord]:
-        """Persons of any gallery; keys of persons that are gone are left out."""
+    def owners(self, faces: Iterable[int]) -> dict[int, tuple[PersonRecord, FaceRecord]]:
+        """Of faces of any gallery, by their keys, the person and the face; those that are gone are left out."""
         with self._sessions.read() as connection:
-            return store_persons.by_key(connection, keys)
-
-    def faces_by_key(self, keys: Iterable[int]) -> dict[int, FaceRecord]:
-        """Faces of any gallery; keys of faces that are gone are left out."""
-        with self._sessions.read() as connection:
-            return store_faces.by_key(connection, keys)
+            return store_faces.owners(connection, faces)
 
     def face_keys(self, gallery_key: int) -> NDArray[np.int64]:
         """The keys of all faces of a gallery, ascending: what a snapshot compares itself with."""

@@ -1,6 +1,6 @@
 """Persons in the database. Functions of an open transaction; ``service.gallery.store`` gives them out."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -14,7 +14,6 @@ from service.gallery import store_galleries
 from service.gallery.records import Metadata, Page, PersonRecord
 from service.gallery.store_filters import matches
 from service.gallery.store_values import (
-    batches,
     checked_id,
     checked_limit,
     checked_metadata,
@@ -98,7 +97,7 @@ def page(
     """Persons in the order of their ids."""
     owner = store_galleries.get(connection, gallery)
     here = (persons.c.gallery_key == owner.key, persons.c.id > page_after(cursor), matches(filter))
-    rows = connection.execute(_persons().where(*here).order_by(persons.c.id).limit(checked_limit(limit) + 1)).all()
+    rows = connection.execute(every().where(*here).order_by(persons.c.id).limit(checked_limit(limit) + 1)).all()
     return page_of(rows, limit, _record)
 
 
@@ -121,12 +120,6 @@ def keys(connection: Connection, gallery: str, filter: Metadata | None) -> NDArr
     return np.array(connection.execute(query).scalars().all(), np.int64)
 
 
-def by_key(connection: Connection, keys: Iterable[int]) -> dict[int, PersonRecord]:
-    """Those of ``keys`` that are there."""
-    queries = (_persons().where(persons.c.key.in_(batch)) for batch in batches(keys))
-    return {row.key: _record(row) for query in queries for row in connection.execute(query)}
-
-
 def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
     checked = dict(values)
     if "name" in values:
@@ -138,15 +131,20 @@ def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
     return checked
 
 
-def _persons() -> Select[Any]:
-    count = select(func.count()).where(faces.c.person_key == persons.c.key).scalar_subquery()
-    own = [column for column in persons.c if column not in (persons.c.gallery_key, persons.c.key_name)]
-    return select(*own, count.label("faces"))
+def every() -> Select[Any]:
+    """All persons of all galleries, in the columns of a ``PersonRecord``."""
+    # Under a name of its own, so that the query can be joined with faces.
+    theirs = faces.alias("theirs")
+    count = select(func.count()).where(theirs.c.person_key == persons.c.key).scalar_subquery()
+    p = persons.c
+    return select(
+        p.key, p.id, p.name, p.metadata, p.expires_at, count.label("faces"), p.created_at, p.updated_at
+    ).select_from(persons)
 
 
 def _one(gallery_key: int, id: str) -> Select[Any]:
-    return _persons().where(persons.c.gallery_key == gallery_key, persons.c.id == id)
+    return every().where(persons.c.gallery_key == gallery_key, persons.c.id == id)
 
 
 def _record(row: Any) -> PersonRecord:
-    return PersonRecord(**row._mapping)
+    return PersonRecord(*row)

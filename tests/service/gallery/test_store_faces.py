@@ -44,7 +44,9 @@ def test_added_faces_come_back_in_order_with_their_bytes(store: Store) -> None:
     assert [face.facts for face in added.faces] == [face.facts for face in new]
     keys = [face.key for face in added.faces]
     assert keys == sorted(keys)
-    assert store.faces_by_key(np.array([*keys, 7])) == {face.key: face for face in added.faces}
+    assert store.owners(np.array([*keys, 7])) == {
+        face.key: (store.person("staff", "ann"), face) for face in added.faces
+    }
     (templates,) = store.templates(store.gallery("staff").key)
     assert templates.faces.tolist() == keys
     assert set(templates.persons.tolist()) == {person.key}

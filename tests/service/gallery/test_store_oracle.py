@@ -94,7 +94,7 @@ class Oracle:
             assert record.revision == self.revisions[id]
             found: dict[tuple[str, str], bytes] = {}
             for block in self.store.templates(record.key, block=7):
-                faces = self.store.faces_by_key(block.faces)
+                faces = {key: face for key, (_, face) in self.store.owners(block.faces).items()}
                 for face, person, vector in zip(block.faces, block.persons, block.embeddings, strict=True):
                     found[everyone[int(person)].id, faces[int(face)].id] = vector.tobytes()
             assert found == {(p, id): v.tobytes() for p, faces in persons.items() for id, v in faces.items()}
@@ -150,7 +150,7 @@ def test_four_threads_at_once(tmp_path: Path) -> None:
         thread.join()
     assert failures == []
     assert sum(first) == 25
-    shared = {face.key for face in store.faces_by_key(store.face_keys(key)).values()} - set.union(*kept)
+    shared = set(store.owners(store.face_keys(key))) - set.union(*kept)
     assert len(shared) == store.person("g", "shared").faces == 25
     assert store.gallery("g").faces == 25 + sum(map(len, kept))
     store.close()

@@ -220,7 +220,7 @@ def read(store: Store) -> State:
         everyone = {person.key: person for person in store.persons(gallery.id).items}
         faces: dict[str, set[int]] = {person.id: set() for person in everyone.values()}
         for block in store.templates(gallery.key, block=64):
-            ids = store.faces_by_key(block.faces)
+            ids = {key: face for key, (_, face) in store.owners(block.faces).items()}
             for face, person, vector in zip(block.faces, block.persons, block.embeddings, strict=True):
                 number = int(ids[int(face)].id[1:])
                 assert vector.tobytes() == template(number, DIMENSIONS[gallery.id]).tobytes()
