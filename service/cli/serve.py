@@ -16,6 +16,7 @@ from service.errors import InvalidRequest, Unavailable
 from service.gallery.gallery import Galleries
 from service.gallery.index import search_device
 from service.gallery.store import Store
+from service.runtime import blas
 from service.security import access_keys, audit_log
 from service.security.access_keys import AccessKeys
 from service.security.audit_log import AuditLog
@@ -47,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
             "or --host."
         )
     engine = load_engine(settings, strangers=True)
+    blas.one_thread_each()
     card = engine.card
     log.info(
         "bundle %s %s, weights under %s, detector on %s, embedder on %s",

@@ -81,6 +81,7 @@ class FlatIndex:
 
     def _each_block(self, work: Callable[[Block, int], T]) -> list[T]:
         if len(self._blocks) < 2:
+            faiss.omp_set_num_threads(1)  # of this thread; FAISS's own would spin beside the networks
             return [work(block, number) for number, block in enumerate(self._blocks)]
         return list(_pool().map(work, self._blocks, range(len(self._blocks))))
 
