@@ -10,31 +10,6 @@ from service.gallery.gallery import Galleries
 from service.runtime.workers import Workers
 
 
-def _engine(request: Request) -> Engine:
-    engine: Engine = request.app.state.engine
-    return engine
-
-
-def _galleries(request: Request) -> Galleries:
-    galleries: Galleries = request.app.state.galleries
-    return galleries
-
-
-def _workers(request: Request) -> Workers:
-    workers: Workers = request.app.state.workers
-    return workers
-
-
-def _store_workers(request: Request) -> Workers:
-    workers: Workers = request.app.state.store_workers
-    return workers
-
-
-def _search_workers(request: Request) -> Workers:
-    workers: Workers = request.app.state.search_workers
-    return workers
-
-
 @dataclass(frozen=True)
 class Everything:
     """For the routes that need all of it."""
@@ -47,15 +22,37 @@ class Everything:
     keep_crops: bool
 
 
-def _everything(request: Request) -> Everything:
+# Coroutines, though there is nothing to wait for: FastAPI runs plain functions in a thread, each in one of its own.
+async def _everything(request: Request) -> Everything:
+    state = request.app.state
     return Everything(
-        _engine(request),
-        _galleries(request),
-        _workers(request),
-        _store_workers(request),
-        _search_workers(request),
-        request.app.state.settings.keep_crops,
+        state.engine,
+        state.galleries,
+        state.workers,
+        state.store_workers,
+        state.search_workers,
+        state.settings.keep_crops,
     )
+
+
+async def _engine(request: Request) -> Engine:
+    engine: Engine = request.app.state.engine
+    return engine
+
+
+async def _galleries(request: Request) -> Galleries:
+    galleries: Galleries = request.app.state.galleries
+    return galleries
+
+
+async def _workers(request: Request) -> Workers:
+    workers: Workers = request.app.state.workers
+    return workers
+
+
+async def _store_workers(request: Request) -> Workers:
+    workers: Workers = request.app.state.store_workers
+    return workers
 
 
 EverythingDep = Annotated[Everything, Depends(_everything)]

@@ -75,7 +75,7 @@ async def admit(request: Request) -> AsyncIterator[None]:
         yield
 
 
-def _asker(request: Request) -> Asker:
+async def _asker(request: Request) -> Asker:
     asker: Asker = request.state.asker
     return asker
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, delete, insert, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, insert, select, update
 
 from service.errors import GalleryNotFound, InvalidRequest, ModelMismatch
 from service.gallery.records import GalleryRecord, Page
@@ -34,7 +34,7 @@ def put(
         raise InvalidRequest(f"retention_days must be 1 to {MAX_RETENTION_DAYS}, not {days}.")
     if not 1 <= dimension <= MAX_DIMENSION:
         raise InvalidRequest(f"The dimension must be 1 to {MAX_DIMENSION}, not {dimension}.")
-    row = connection.execute(_by_id(checked_id("gallery", id))).one_or_none()
+    row = connection.execute(_BY_ID, {"wanted": checked_id("gallery", id)}).one_or_none()
     if row is None:
         templates_table(dimension).create(connection, checkfirst=True)
         new = {"id": id, "embedding_contract": contract, "dimension": dimension, "created_at": now(), **shown}
@@ -52,7 +52,7 @@ def put(
 
 def get(connection: Connection, id: str) -> GalleryRecord:
     """The gallery ``id``. Raises GalleryNotFound."""
-    row = connection.execute(_by_id(checked_id("gallery", id))).one_or_none()
+    row = connection.execute(_BY_ID, {"wanted": checked_id("gallery", id)}).one_or_none()
     if row is None:
         raise GalleryNotFound(f"There is no gallery {id!r}.", {"gallery": id})
     return _record(row)
@@ -111,8 +111,8 @@ def delete_some(connection: Connection, key: int) -> tuple[list[int], bool]:
     return [], False
 
 
-def _by_id(id: str) -> Select[Any]:
-    return select(galleries).where(galleries.c.id == id)
+# Made once, as every search asks it.
+_BY_ID = select(galleries).where(galleries.c.id == bindparam("wanted"))
 
 
 def _record(row: Any) -> GalleryRecord:
