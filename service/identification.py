@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from service.decision.quality_policy import QualityPolicy
 from service.decision.searches import SearchPoint
 from service.decision.thresholds import OperatingPoint
-from service.engine import Comparison, Engine, Subject, cosine
+from service.engine import Comparison, Engine, Subject, compared
 from service.errors import PersonNotFound, UnusableInput
 from service.gallery.gallery import Candidate, Galleries
 from service.gallery.records import FaceRecord, NewFace
 from service.gallery.store import AddedFaces, Once
+from service.metrics import SEARCH_SIMILARITY
 from service.recognition.select import OneFacePolicy, box_details
 
 Answer = Mapping[str, object]
@@ -97,8 +98,10 @@ def enrol(
 
 
 def decide(candidates: Sequence[Candidate], point: SearchPoint, only_above: bool) -> Identification:
-    """Identified, if the best candidate reaches the threshold; else unknown, an ordinary answer."""
+    """Identified, if the best candidate reaches the threshold; else unknown, an ordinary answer. Counted."""
     above = tuple(c for c in candidates if c.similarity >= point.threshold)
+    if candidates:
+        SEARCH_SIMILARITY.labels("identified" if above else "unknown").observe(candidates[0].similarity)
     margin = candidates[0].similarity - candidates[1].similarity if len(candidates) > 1 else None
     ambiguous = len(above) > 1 and margin is not None and margin < AMBIGUOUS_MARGIN
     return Identification(bool(above), above if only_above else tuple(candidates), margin, ambiguous)
@@ -119,7 +122,7 @@ def verify_enrolled(
     if not len(templates):
         raise PersonNotFound(f"Person {place[1]!r} has no enrolled face to verify against.")
     best = max(range(len(templates)), key=lambda i: float(templates[i] @ subject.embedded.embedding))
-    return Comparison(cosine(templates[best], subject.embedded.embedding), choose(len(templates)))
+    return compared(templates[best], subject.embedded.embedding, choose(len(templates)))
 
 
 def digest(*parts: object) -> str:

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
+from service import tracing
+
 REGISTRY = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)
 
@@ -19,6 +21,7 @@ _SECONDS = (
     *(0.1, 0.16, 0.25, 0.4, 0.63, 1.0, 1.6, 2.5, 4.0, 6.3, 10.0, 30.0),
 )
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_COSINES = tuple(hundredths / 100 for hundredths in range(-20, 100, 5))
 
 REQUESTS = Counter("likeness_requests", "Answered requests.", ["route", "code"], registry=REGISTRY)
 REQUEST_SECONDS = Histogram(
@@ -62,15 +65,57 @@ BATCH_RUN_SECONDS = Histogram(
 BATCH_SIZE = Histogram("likeness_batch_size", "Inputs in a batch.", ["batcher"], buckets=_SIZES, registry=REGISTRY)
 HELD_BYTES = Gauge("likeness_held_bytes", "Request bodies in memory.", registry=REGISTRY)
 
+# How alike what is compared is. When these move, the cameras, the light, the people or the bundle have changed.
+VERIFY_SIMILARITY = Histogram(
+    "likeness_verify_similarity",
+    "Cosine of two faces that were compared, by decision: match, no_match.",
+    ["decision"],
+    buckets=_COSINES,
+    registry=REGISTRY,
+)
+SEARCH_SIMILARITY = Histogram(
+    "likeness_search_similarity",
+    "Cosine of a probe and its best candidate, by decision: identified, unknown.",
+    ["decision"],
+    buckets=_COSINES,
+    registry=REGISTRY,
+)
+
+# Known when they are asked for: see service.api.figures.
+INFO = Gauge(
+    "likeness_info",
+    "What runs here; always 1.",
+    ["version", "bundle", "bundle_version", "embedding_contract", "detector", "embedder", "search"],
+    registry=REGISTRY,
+)
+READY = Gauge("likeness_ready", "1 when /v1/health/ready says 200.", registry=REGISTRY)
+GALLERIES = Gauge(
+    "likeness_galleries",
+    "Galleries, by the contract of their templates: own of this bundle, other of another one.",
+    ["contract"],
+    registry=REGISTRY,
+)
+PERSONS = Gauge("likeness_persons", "Persons in all galleries.", registry=REGISTRY)
+FACES = Gauge("likeness_faces", "Enrolled faces in all galleries.", registry=REGISTRY)
+# A label for each gallery would be a time series for each, and its id in a system that keeps it.
+LARGEST_GALLERY_FACES = Gauge("likeness_largest_gallery_faces", "Faces of the largest gallery.", registry=REGISTRY)
+GALLERIES_LOADING = Gauge("likeness_galleries_loading", "Galleries that cannot be searched yet.", registry=REGISTRY)
+INDEX_LAG_FACES = Gauge(
+    "likeness_index_lag_faces",
+    "Faces that the store has and searches do not see, or the other way round.",
+    registry=REGISTRY,
+)
+
 _STAGES = {name: STAGE_SECONDS.labels(name) for name in ("decode", "detect", "align", "embed", "search")}
 
 
 @contextmanager
 def stage(name: str) -> Iterator[None]:
-    """Time one stage of the work, also when it fails."""
+    """Time one stage of the work, also when it fails; where there are traces, it is a span."""
     start = time.perf_counter()
     try:
-        yield
+        with tracing.span(name):
+            yield
     finally:
         _STAGES[name].observe(time.perf_counter() - start)
 

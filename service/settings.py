@@ -12,6 +12,7 @@ from pydantic_settings import (
 )
 
 from service.errors import InvalidRequest
+from service.logs import Format
 from service.security.master_key import MasterPlace, place_of
 
 SETTINGS_FILE = "likeness.toml"
@@ -56,6 +57,7 @@ class Settings(BaseSettings):
     drain_s: Annotated[
         float, Field(ge=0, le=300, description="seconds between SIGTERM, when ready goes 503, and the last connection")
     ] = 1.0
+    log_format: Annotated[Format, Field(description="plain lines, or one JSON object a line")] = "text"
     master_key: Annotated[
         SecretStr | None, Field(description="key of the keys, base64 of 32 bytes; default: a file")
     ] = None

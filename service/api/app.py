@@ -9,7 +9,7 @@ import anyio
 import anyio.to_thread
 from fastapi import Depends, FastAPI
 
-from service import __version__
+from service import __version__, tracing
 from service.api import errors
 from service.api.callers import CallerContext
 from service.api.context import RequestContext
@@ -18,6 +18,7 @@ from service.api.guard import Guard, admit
 from service.api.intake import Intake
 from service.api.routes import bulk, faces, health, metrics, photos, report
 from service.api.routes import galleries as gallery_routes
+from service.api.traced import TracedRequests
 from service.engine import Engine
 from service.gallery.gallery import Galleries
 from service.retention import Retention
@@ -84,6 +85,8 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         dependencies=[Depends(admit)],
+        # Its own spans and records hold paths, and with them ids, and messages; ours are in service.tracing.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         generate_unique_id_function=name_operation,
     )
     app.openapi = describe(app)  # type: ignore[method-assign]
@@ -99,6 +102,8 @@ def create_app(
     # The last one added is the outermost.
     app.add_middleware(CallerContext, intake=app.state.intake, timeout_s=settings.request_timeout_s)
     app.add_middleware(RequestContext)
+    if tracing.on():
+        app.add_middleware(TracedRequests)
     errors.install(app)
     app.include_router(health.router)
     app.include_router(metrics.router)

@@ -9,6 +9,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import metrics
+from service.api import request_log
 from service.api.intake import Intake
 from service.runtime.caller import Caller, work_for
 
@@ -66,9 +67,11 @@ class CallerContext:
             self._intake.release(caller.held_bytes)
             if caller.left:
                 metrics.REFUSED.labels("caller_left").inc()
-            route = getattr(scope.get("route"), "path", "none")
-            metrics.REQUESTS.labels(route, str(_CALLER_LEFT if caller.left else status)).inc()
-            metrics.REQUEST_SECONDS.labels(route).observe(time.perf_counter() - start)
+            status, taken = _CALLER_LEFT if caller.left else status, time.perf_counter() - start
+            route = request_log.route_of(scope)
+            metrics.REQUESTS.labels(route, str(status)).inc()
+            metrics.REQUEST_SECONDS.labels(route).observe(taken)
+            request_log.tell(scope, status, taken)
 
     async def _run_while_there(
         self, caller: Caller, scope: Scope, receive: Receive, send: Send, answered: Callable[[], bool]

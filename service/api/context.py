@@ -7,7 +7,9 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import logs
 from service.api.errors import error_response
+from service.api.request_log import route_of
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,7 @@ class RequestContext:
         given = Headers(scope=scope).get(REQUEST_ID, "")
         request_id = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
+        logs.working_on(request_id)
         started = False
 
         async def send_with_id(message: Message) -> None:
@@ -51,7 +54,8 @@ class RequestContext:
         try:
             await self.app(scope, receive, send_with_id)
         except Exception:
-            log.exception("request %s: %s %s failed", request_id, scope["method"], scope["path"])
+            # The path itself holds the ids of galleries and persons.
+            log.exception("request %s: %s %s failed", request_id, scope["method"], route_of(scope))
             if started:
                 raise
             message = "An unexpected error; the log has its trace under this request_id."

@@ -1,4 +1,7 @@
-"""``likeness doctor``: what is wrong with a gallery of a running service, as JSON and as a page with figures."""
+"""``likeness doctor``: what is wrong with a gallery of a running service, as JSON and as a page with figures.
+
+With ``--system`` it is another command, see ``service.cli.system``.
+"""
 
 import argparse
 import base64
@@ -8,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from service.cli import system
 from service.cli.client import client_of, path_of
 from service.evaluation.doctor_figures import scores_figure
 from service.evaluation.folder import aligned, as_json, prepare_folder, write_files
@@ -17,9 +21,14 @@ from service.gallery.store_values import checked_id
 def add_command(commands: Any, remote: argparse.ArgumentParser) -> None:
     """Register the sub-command."""
     command = commands.add_parser(
-        "doctor", parents=[remote], help="duplicates, mislabelled and poor photos of a gallery, and rates to expect"
+        "doctor", parents=[remote], help="duplicates, mislabelled and poor photos of a gallery; --system: this install"
     )
     command.add_argument("gallery", metavar="GALLERY")
+    command.add_argument(
+        system.OPTION,
+        action="store_true",
+        help="instead of a gallery: what is wrong with this install (likeness doctor --system --help)",
+    )
     command.add_argument("--out", type=Path, metavar="DIR", help="also write report.json, report.html, scores.png")
     command.set_defaults(run=run)
 

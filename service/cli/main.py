@@ -12,24 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from service import __version__
-from service.api.errors import status_and_code
-from service.cli import (
-    adopt,
-    audit,
-    bench,
-    calibrate,
-    client,
-    doctor,
-    enrol,
-    evaluate,
-    galleries,
-    keys,
-    photos,
-    pull,
-    quantize,
-    serve,
-    tune,
-)
+from service.cli import system
 from service.errors import InvalidRequest, LikenessError, Unavailable
 
 EXIT_DONE, EXIT_NO_MATCH, EXIT_WRONG_USE, EXIT_UNUSABLE, EXIT_UNAVAILABLE = range(5)
@@ -37,7 +20,15 @@ EXIT_DONE, EXIT_NO_MATCH, EXIT_WRONG_USE, EXIT_UNUSABLE, EXIT_UNAVAILABLE = rang
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    args = parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if system.asked_for(given):
+        return system.run(given)
+    try:
+        commands = parser()
+    except ImportError as error:
+        print(f"likeness: {error}. `likeness doctor --system` says what is wrong with this install.", file=sys.stderr)
+        return EXIT_UNAVAILABLE
+    args = commands.parse_args(given)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     try:
         code: int = args.run(args)
@@ -55,6 +46,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """All commands and their arguments."""
+    # Not at the top: they need every package, and the one that says which is missing must be reached without.
+    from service.cli import (
+        adopt,
+        audit,
+        bench,
+        calibrate,
+        client,
+        doctor,
+        enrol,
+        evaluate,
+        galleries,
+        keys,
+        photos,
+        pull,
+        quantize,
+        serve,
+        tune,
+    )
+
     output = argparse.ArgumentParser(add_help=False)
     output.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     remote = argparse.ArgumentParser(add_help=False, parents=[output])
@@ -89,6 +99,8 @@ def parser() -> argparse.ArgumentParser:
 
 def _report(error: LikenessError, as_json: bool) -> int:
     if as_json:
+        from service.api.errors import status_and_code
+
         code = status_and_code(error)[1]
         print(json.dumps({"error": {"code": code, "message": error.message, "details": error.details}}))
     print(f"likeness: {error.message}", file=sys.stderr)

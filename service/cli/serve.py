@@ -5,8 +5,10 @@ import ipaddress
 import logging
 import signal
 import sys
+from contextlib import ExitStack
 from typing import Any
 
+from service import logs, tracing
 from service.api.app import create_app
 from service.api.guard import Guard
 from service.cli.options import settings_of
@@ -36,12 +38,21 @@ def add_command(commands: Any, local: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--no-auth", dest="auth", action="store_false", default=None, help="ask for no access key; on loopback only"
     )
+    command.add_argument("--log-format", choices=["text", "json"], help="how the log is written (default: text)")
     command.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Load the bundle, then listen until a signal."""
+    """Load the bundle, then listen until a signal; traces are sent where the environment asks for them."""
     settings = settings_of(args)
+    logs.write_as(settings.log_format)
+    with ExitStack() as ending:
+        if tracing.wanted():
+            ending.callback(tracing.start())
+        return _serve(settings)
+
+
+def _serve(settings: Settings) -> int:
     if not settings.auth and not _loopback(settings.host):
         raise InvalidRequest(
             f"Without access keys the service listens on loopback only, not on {settings.host}. Leave out --no-auth, "

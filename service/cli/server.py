@@ -92,6 +92,9 @@ def server_of(app: Any, drain_s: float, draining: Callable[[], None], **config: 
             app,
             http=ImpatientProtocol,
             server_header=False,
+            # Its lines go to the root logger; each request has one of ours: see service.api.request_log.
+            log_config=None,
+            access_log=False,
             # Connections that the kernel completes while the event loop is busy; the default of uvicorn is the same.
             backlog=2048,
             timeout_graceful_shutdown=30,

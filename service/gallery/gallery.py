@@ -197,6 +197,12 @@ class Galleries:
         self._record(gallery)
         return self.store.embeddings(gallery, person)
 
+    def held(self, key: int) -> tuple[int, bool]:
+        """Of the gallery with this key: how many faces searches see, and whether these are all it had at the start."""
+        opened = self._open.get(key)
+        # Not there: made since the service started, and nothing was enrolled yet.
+        return (0, True) if opened is None else (len(opened.segment), opened.loaded)
+
     @contextlib.contextmanager
     def _changing(self, gallery: str) -> Iterator[Segment]:
         """The gallery's segment, for one change at a time, and in step with the store before and after it.

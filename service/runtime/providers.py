@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -16,6 +15,7 @@ from typing import Literal, TypeAlias
 import onnxruntime as ort
 
 from service.errors import DeviceError
+from service.runtime.rivals import RIVALS, installed_of
 
 Provider = Literal["auto", "cpu", "cuda", "tensorrt"]
 Options: TypeAlias = dict[str, str]
@@ -24,13 +24,6 @@ CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "Tensorrt
 NAMES = {"cpu": CPU, "cuda": CUDA, "tensorrt": TENSORRT}
 # What may compute where one was asked for, best first. What TensorRT cannot take stays on the GPU, with CUDA.
 COMPUTES = {CPU: (CPU,), CUDA: (CUDA,), TENSORRT: (TENSORRT, CUDA)}
-
-# Packages that own one module: whichever was installed last has overwritten parts of the other, and neither pip nor
-# the import reports it.
-RIVALS = (
-    ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-training"),
-    ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12"),
-)
 
 MIB = 1 << 20
 # As the wheels of onnxruntime-gpu are linked; the plugins are loaded by it, the parser builds the network.
@@ -75,7 +68,7 @@ def refuse_rivals() -> None:
         DeviceError: two packages are installed over each other.
     """
     for rivals in RIVALS:
-        installed = [name for name in rivals if list(distributions(name=name))]
+        installed = installed_of(rivals)
         if len(installed) > 1:
             raise DeviceError(
                 f"{' and '.join(installed)} are both installed; they own the same module, and one has overwritten the "

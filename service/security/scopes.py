@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Literal
 
-Scope = Literal["verify", "search", "embed", "enrol", "admin"]
+Scope = Literal["verify", "search", "embed", "enrol", "admin", "monitor"]
 
 ANY: frozenset[Scope] = frozenset({"verify", "search", "embed", "enrol", "admin"})
 READ: frozenset[Scope] = frozenset({"search", "enrol"})
@@ -12,8 +12,9 @@ PUBLIC = frozenset({"live", "ready"})
 """Calls that need no key: they tell only whether the service runs."""
 
 NEEDED: Mapping[str, frozenset[Scope]] = {
-    "info": ANY,
-    "metrics": frozenset({"admin"}),
+    "info": ANY | {"monitor"},
+    # For those who watch, and who are to do nothing else.
+    "metrics": frozenset({"monitor", "admin"}),
     "detect": frozenset({"verify"}),
     "verify": frozenset({"verify"}),
     "compare": frozenset({"verify"}),
