@@ -243,6 +243,8 @@ def _pip_download(package: str, folder: Path) -> None:
             [*pip, "--dest", str(folder), package],
             stdin=subprocess.DEVNULL,
             stdout=stderr,
+            # pip downloads to its own temporary folder first; /tmp of a container may be too small for it.
+            env={**os.environ, "TMPDIR": str(folder.parent)},
             timeout=PIP_TIMEOUT_S,
             check=True,
         )
