@@ -107,7 +107,7 @@ def traces(settings: "Settings") -> Iterator[Finding]:  # noqa: ARG001
 
 def _answers(settings: "Settings") -> bool:
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
-    connection = http.client.HTTPConnection(host, settings.port, timeout=3)
+    connection = http.client.HTTPConnection(host, settings.port, timeout=1)
     try:
         connection.request("GET", "/v1/health/live")
         return bool(json.loads(connection.getresponse().read()) == {"status": "live"})
