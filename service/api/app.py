@@ -25,6 +25,7 @@ from service.retention import Retention
 from service.runtime.workers import Workers
 from service.security.audit_log import AuditLog
 from service.settings import Settings
+from service.web import page
 
 # Requests to the store mostly wait for the disk, so there may be more of them than cores.
 STORE_THREADS = 8
@@ -114,6 +115,7 @@ def create_app(
         app.include_router(faces.router)
         app.include_router(bulk.router)
         app.include_router(report.router)
+    page.install(app)
     return app
 
 

@@ -199,6 +199,15 @@ class BundleOut(BaseModel):
     commercial_use: bool
 
 
+class AlignmentOut(BaseModel):
+    """What the embedder sees of a face: the similarity transform that brings the five landmarks closest to these."""
+
+    size: Annotated[int, Field(description="side of the crop in pixels")]
+    template: Annotated[
+        list[tuple[float, float]], Field(description="where the landmarks come to lie in it, in their order")
+    ]
+
+
 class ProviderOut(BaseModel):
     """What the networks really run on, as ONNX Runtime names it."""
 
@@ -250,6 +259,7 @@ class InfoAnswer(BaseModel):
     bundle: BundleOut
     embedding_contract: str
     embedding_dimension: int
+    alignment: AlignmentOut
     provider: ProviderOut
     operating_points: list[OperatingPointOut]
     calibration: CalibrationOut | None

@@ -4,6 +4,7 @@ from fastapi import APIRouter, Request
 
 from service import __version__
 from service.api.schemas import (
+    AlignmentOut,
     BundleOut,
     CalibrationOut,
     ErrorAnswer,
@@ -54,6 +55,9 @@ async def info(request: Request) -> InfoAnswer:
         ),
         embedding_contract=card.embedding_contract,
         embedding_dimension=card.contract.dimension,
+        alignment=AlignmentOut(
+            size=card.contract.alignment.size, template=[(x, y) for x, y in card.contract.alignment.template]
+        ),
         provider=ProviderOut(detector=engine.providers[0], embedder=engine.providers[1]),
         operating_points=[OperatingPointOut.of(point) for point in engine.thresholds.listed()],
         calibration=None if card.calibration is None else CalibrationOut.of(card.calibration),

@@ -1,0 +1,1 @@
+"""The web page at ``/``: static files that call nothing but the public API."""
