@@ -18,7 +18,7 @@ INSTALLED := $(VENV)/.installed-$(DEVICE)
 INSTALLED_DEV := $(VENV)/.installed-dev
 OTHER := $(if $(filter gpu,$(DEVICE)),cpu,gpu)
 
-.PHONY: help setup run test image-test test-kills test-power-cuts fuzz soak-faults check format bench bench-verify bench-throughput bench-peers soak bench-detection bench-tilt bench-search bench-start bench-graphs accuracy accuracy-search accuracy-decisions accuracy-doctor accuracy-quality accuracy-templates accuracy-ambiguous calibrate-lfw train-demo lock clean
+.PHONY: help setup run test image-test test-kills test-power-cuts fuzz soak-faults check format bench bench-verify bench-throughput bench-peers soak bench-detection bench-tilt bench-search bench-start bench-graphs accuracy accuracy-search accuracy-decisions accuracy-doctor accuracy-quality accuracy-templates accuracy-ambiguous calibrate-lfw train-demo screenshots lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -150,6 +150,10 @@ accuracy-ambiguous: $(INSTALLED_DEV) ## how close two persons above the threshol
 train-demo: $(INSTALLED_DEV) ## compare losses on unseen people of LFW (LFW=folder with images/), half an hour, report in reports/train-demo
 	@$(LIKENESS) pull open --data-dir $(DATA_DIR)
 	$(VENV)/bin/python -m models.demo --data-dir $(DATA_DIR) --images $(LFW)/images --out reports/train-demo
+
+screenshots: $(INSTALLED_DEV) ## pictures of every view of the page, in reports/page (needs chromium)
+	@$(LIKENESS) pull open --data-dir $(DATA_DIR)
+	$(VENV)/bin/python -m tests.service.web.screenshots --data-dir $(DATA_DIR)
 
 lock: ## make the lock files anew (needs uv)
 	for set in cpu gpu; do \

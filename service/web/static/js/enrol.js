@@ -8,20 +8,21 @@ const PATIENCE_S = 3;
 const FOR_LATER = new Set(['overloaded', 'rate_limited', 'not_ready', 'deadline_exceeded', 'unreachable']);
 const OF_THE_PHOTO = new Set([413, 415, 422]);
 
-/** Tells `progress` whenever a photo is done, or the service has to be waited for. */
-export class Enrolment extends EventTarget {
+/** One run; whoever shows it looks at its counts now and then. */
+export class Enrolment {
   #gallery;
   #options;
   #queue;
   #known = new Map();
   #abort = new AbortController();
+  #calls = 0;
+  #mostCalls = WORKERS;
 
   /**
    * @param {{id: string, name: string, photos: {path: string, file: File}[]}[]} persons
    * @param {{faces: string, quality: string}} options as `…/faces` takes them
    */
   constructor(gallery, persons, options) {
-    super();
     this.#gallery = gallery;
     this.#options = options;
     this.#queue = persons.flatMap((person) => person.photos.map((photo) => ({ person, photo })));
@@ -61,7 +62,6 @@ export class Enrolment extends EventTarget {
   async #work() {
     for (let job = this.#queue.shift(); job && !this.cancelled; job = this.#queue.shift()) {
       await this.#enrol(job);
-      this.dispatchEvent(new Event('progress'));
     }
   }
 
@@ -117,25 +117,31 @@ export class Enrolment extends EventTarget {
     return this.#again(() => call(method, path, { ...content(), signal: this.#abort.signal }));
   }
 
-  /** Ask until there is an answer that is not `later`. All workers wait as long as one was told to. */
+  /**
+   * Ask until there is an answer that is not `later`. All workers wait as long as one was told to; where it is the key
+   * that may not ask so often, fewer ask at once from then on.
+   */
   async #again(ask) {
     for (;;) {
       await this.#wait();
+      this.#calls++;
       try {
         return await ask();
       } catch (error) {
         if (!FOR_LATER.has(error.code)) throw error;
+        if (error.code === 'rate_limited') this.#mostCalls = Math.max(1, this.#mostCalls - 1);
         const until = performance.now() + 1000 * (error.retryAfter ?? PATIENCE_S);
         this.waitsUntil = Math.max(this.waitsUntil, until);
-        this.dispatchEvent(new Event('progress'));
+      } finally {
+        this.#calls--;
       }
     }
   }
 
   async #wait() {
-    while (performance.now() < this.waitsUntil) {
+    while (performance.now() < this.waitsUntil || this.#calls >= this.#mostCalls) {
       this.#abort.signal.throwIfAborted();
-      await new Promise((resolve) => setTimeout(resolve, 200));
+      await new Promise((resolve) => setTimeout(resolve, 100));
     }
     this.#abort.signal.throwIfAborted();
   }

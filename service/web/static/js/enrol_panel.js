@@ -4,7 +4,7 @@ import { h, show } from './dom.js';
 import { Enrolment } from './enrol.js';
 import { chosenFiles, droppedFiles, likelyNaming, personsOf } from './folder.js';
 import { takeDrops } from './slot.js';
-import { count, errorBox, inShort } from './words.js';
+import { count, errorBox } from './words.js';
 
 const MOST_NAMES = 12;
 
@@ -88,7 +88,7 @@ export function enrolPanel(gallery, enrolled) {
     tick();
     line.textContent = `${work.cancelled ? 'Stopped after ' : ''}${line.textContent}.`;
     line.setAttribute('role', 'status');
-    stop.replaceWith(h('button', { type: 'button', on: { click: () => show(told) } }, 'Done'));
+    stop.replaceWith(h('button', { type: 'button', on: { click: () => show(told) } }, 'Close'));
     drop.hidden = false;
     enrolled();
   }
@@ -108,7 +108,7 @@ function rejections(work) {
   const update = () => {
     element.hidden = work.rejected.length === 0;
     for (const { path, error } of work.rejected.slice(list.childElementCount)) {
-      list.append(h('li', {}, h('code', {}, path), h('span', {}, inShort(error).replace('images[0]', 'it'))));
+      list.append(h('li', {}, h('code', {}, path), h('span', {}, error.message.replace('images[0]', 'the photo'))));
     }
   };
   return { element, update };

@@ -31,7 +31,7 @@ export function cropList(bitmap, detection, alignment, name) {
     cropOf(bitmap, image, face, alignment, `Aligned crop of face ${i + 1}, ${name}`),
     h('div', { class: 'facts' },
       faces.length > 1 && h('span', { class: 'tag' }, String(i + 1)),
-      h('span', {}, `${face.quality.inter_eye_distance.toFixed(0)} px between eyes`),
+      h('span', {}, `${face.quality.inter_eye_distance.toFixed(0)} px eye to eye`),
       h('span', {}, turned(face.quality)),
       h('span', {}, `score ${face.detection_score.toFixed(2)}`))));
   const more = faces.length - shown.length;

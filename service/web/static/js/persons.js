@@ -32,7 +32,8 @@ function personItem(gallery, person, changed) {
   const place = h('div', { class: 'person-open' });
   const details = h('details', {},
     h('summary', {},
-      h('span', { class: 'names' }, h('b', {}, person.name ?? person.id), person.name && h('code', {}, person.id)),
+      h('span', { class: 'names' }, h('b', {}, person.name ?? person.id),
+        person.name && person.name !== person.id && h('code', {}, person.id)),
       h('span', { class: 'hint' }, count(person.faces, 'photo'))),
     place);
   details.addEventListener('toggle', () => { if (details.open) open(); });
@@ -86,7 +87,7 @@ function facts({ metadata, created_at: created, expires_at: expires }) {
 function faceItem(face, erase) {
   const { face_id: id, quality, box, created_at: created } = face;
   const words = [box && `${box.width.toFixed(0)} × ${box.height.toFixed(0)} px`,
-    quality?.inter_eye_distance && `${quality.inter_eye_distance.toFixed(0)} px between eyes`,
+    quality?.inter_eye_distance && `${quality.inter_eye_distance.toFixed(0)} px eye to eye`,
     quality?.sharpness && `sharpness ${quality.sharpness.toFixed(0)}`, day(created)];
   return h('li', {},
     h('span', { class: 'names' }, h('code', {}, id), h('span', { class: 'hint' }, words.filter(Boolean).join(', '))),

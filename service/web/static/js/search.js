@@ -7,6 +7,9 @@ import { choose, chosenGallery, galleries } from './galleries.js';
 import { PhotoSlot } from './slot.js';
 import { cosine, count, errorBox, oneIn, share } from './words.js';
 
+/** Candidates of one face among several. */
+const MOST_OF_MANY = 3;
+
 let slot;
 let running = null;
 
@@ -84,7 +87,7 @@ function card(probe, i, answer, alignment) {
     h('div', { class: 'candidates-side' },
       decision(probe),
       probe.candidates.length
-        ? h('ol', { class: 'candidates' }, probe.candidates.map((found) => candidate(found, threshold)))
+        ? h('ol', { class: 'candidates' }, probe.candidates.slice(0, many ? MOST_OF_MANY : undefined).map((found) => candidate(found, threshold)))
         : h('p', { class: 'hint' }, 'Nobody is enrolled in this gallery.')));
 }
 
@@ -116,7 +119,7 @@ function candidate({ person_id: id, name, similarity, rank }, threshold) {
   pole.style.left = `${100 * Math.max(0, threshold)}%`;
   return h('li', { class: reaches ? 'candidate reaches' : 'candidate' },
     h('span', { class: 'rank', 'aria-hidden': 'true' }, String(rank)),
-    h('span', { class: 'names' }, h('b', {}, name ?? id), name && h('code', {}, id)),
+    h('span', { class: 'names' }, h('b', {}, name ?? id), name && name !== id && h('code', { title: id }, id)),
     h('span', { class: 'track', 'aria-hidden': 'true' }, length, pole),
     h('span', { class: 'number' }, cosine(similarity)),
     h('span', { class: 'unseen' }, reaches ? ', reaches the threshold' : ', below the threshold'));

@@ -35,6 +35,7 @@ export class PhotoSlot extends EventTarget {
     this.#url = URL.createObjectURL(file);
     this.#abort = new AbortController();
     this.#busy(true);
+    this.#parts.drop.classList.remove('empty');
     this.#say(`${file.name}: looking for faces …`);
     show(this.#parts.stage, h('div', { class: 'photo' }, h('img', { src: this.#url, alt: file.name })));
     this.dispatchEvent(new Event('change'));
@@ -69,7 +70,6 @@ export class PhotoSlot extends EventTarget {
   /** Draw the photo, the face of index `chosen` before the others. */
   mark(chosen) {
     const { detection, file } = this;
-    this.#parts.drop.classList.remove('empty');
     if (this.bitmap === null) show(this.#parts.stage, h('p', { class: 'hint' }, 'The browser cannot show this photo.'));
     if (detection === null) {
       // Whoever may search may perhaps not detect: then there is the photo, and that is all.
@@ -111,10 +111,9 @@ export class PhotoSlot extends EventTarget {
       h('div', { class: 'slot-head' },
         h('h2', { id: title }, this.#label),
         h('span', { class: 'gap' }),
-        p.remove,
         h('button', { type: 'button', on: { click: () => this.#fromCamera() } }, 'Webcam', h('span', { class: 'unseen' }, ` for ${this.#label}`)),
         h('label', { class: 'button' }, input, 'Browse', h('span', { class: 'unseen' }, ` for ${this.#label}`))),
-      p.stage, p.line, p.found);
+      p.stage, h('div', { class: 'caption' }, p.line, p.remove), p.found);
     takeDrops(p.drop, (files) => this.set(files[0]));
     show(place, p.drop);
     this.#empty();

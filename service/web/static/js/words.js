@@ -79,11 +79,6 @@ export function day(text) {
   return new Date(text).toLocaleString(undefined, { dateStyle: 'medium', timeStyle: 'short' });
 }
 
-/** One line about an error, for lists. */
-export function inShort(error) {
-  return `${TITLES[error.code] ?? 'Something went wrong'}: ${error.message}`;
-}
-
 /** An error as a box: what happened, what the service said, what to do. */
 export function errorBox(error, ...more) {
   const retry = error.retryAfter ? `Try again in ${count(Math.ceil(error.retryAfter), 'second')}.` : null;
