@@ -106,6 +106,8 @@ def page(browser: Browser, site: Site) -> Iterator[Page]:
             else None
         ),
     )
+    # As long as somebody listens, no window of the system's opens.
+    page.on("filechooser", lambda _: None)
     page.on("pageerror", lambda error: wrong.append(str(error)))
     yield page
     context.close()

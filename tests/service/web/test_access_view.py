@@ -71,10 +71,12 @@ def test_a_service_that_is_away_is_waited_for(opened: Opened, portrait: bytes) -
     page.set_input_files("#verify-a input[type=file]", photo("a.jpg", portrait))
     expect(page.locator("#banner")).to_contain_text("The service does not answer")
     expect(page.locator("#verify-a").get_by_role("alert")).to_contain_text("no answer")
-    expect(page.locator("#state")).to_have_text("Not answering")
+    expect(page.locator("#state")).to_have_text("No answer")
     page.context.set_offline(False)
     expect(page.locator("#state")).to_have_text("Ready")
     expect(page.locator("#banner")).to_be_hidden()
+    # What could not be asked then is asked now.
+    expect(page.locator("#verify-a .overlay rect")).to_have_count(1)
 
 
 def test_status_shows_the_bundle_and_live_figures(opened: Opened, site: Site, key: str, portrait: bytes) -> None:

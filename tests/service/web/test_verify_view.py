@@ -32,6 +32,7 @@ def test_two_photos_of_one_person_match(opened: Opened, portrait: bytes, portrai
     give(page, B, "b.jpg", portrait_again)
     result = page.locator("#verify-result")
     expect(result.locator(".verdict .big")).to_have_text("Match: the same person")
+    expect(page.locator("#said")).to_contain_text("Match: the same person")
     expect(result).to_contain_text("1 in 10,000 pairs of different persons")
     expect(result.locator(".pole")).to_have_count(4)
     expect(result.locator(".pole.used")).to_have_text("1 in 10,000")

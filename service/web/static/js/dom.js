@@ -21,6 +21,11 @@ export function show(element, ...children) {
   element.replaceChildren(...present(children));
 }
 
+/** Tell those who hear the page what has just come of what they did. */
+export function say(text) {
+  byId('said').textContent = text;
+}
+
 /** Options of a select, `[value, text]` each; what was chosen stays chosen where it is still there. */
 export function offer(select, options, chosen) {
   const before = chosen ?? select.value;

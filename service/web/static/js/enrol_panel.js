@@ -1,6 +1,6 @@
 // Enrolling a folder: drop it, look who was found in it, start, watch, stop.
 
-import { h, show } from './dom.js';
+import { h, say, show } from './dom.js';
 import { Enrolment } from './enrol.js';
 import { chosenFiles, droppedFiles, likelyNaming, personsOf } from './folder.js';
 import { takeDrops } from './slot.js';
@@ -87,8 +87,11 @@ export function enrolPanel(gallery, enrolled) {
     removeEventListener('beforeunload', leaving);
     tick();
     line.textContent = `${work.cancelled ? 'Stopped after ' : ''}${line.textContent}.`;
-    line.setAttribute('role', 'status');
-    stop.replaceWith(h('button', { type: 'button', on: { click: () => show(told) } }, 'Close'));
+    say(line.textContent);
+    const close = h('button', { type: 'button', on: { click: () => show(told) } }, 'Close');
+    const watched = document.activeElement === stop;
+    stop.replaceWith(close);
+    if (watched) close.focus();
     drop.hidden = false;
     enrolled();
   }

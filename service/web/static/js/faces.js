@@ -61,7 +61,9 @@ function turned({ yaw_degrees: yaw, roll_degrees: roll }) {
 }
 
 function tag(i, box, { width, height }, kind) {
-  const element = h('span', { class: `tag ${kind}`, 'aria-hidden': 'true' }, String(i + 1));
+  // Above the box, so that it covers no face; in it where there is no room.
+  const place = box.y > 0.08 * height ? 'above' : 'inside';
+  const element = h('span', { class: `tag ${place} ${kind}`, 'aria-hidden': 'true' }, String(i + 1));
   element.style.left = `${(100 * Math.max(0, box.x)) / width}%`;
   element.style.top = `${(100 * Math.max(0, box.y)) / height}%`;
   return element;

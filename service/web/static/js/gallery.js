@@ -8,8 +8,8 @@ import { choose, chosenGallery, galleries } from './galleries.js';
 import { deleteWithReceipt, personList } from './persons.js';
 import { count, day, errorBox } from './words.js';
 
-/** The panel stays while a gallery is open, so that a run goes on when other views are looked at. */
-let panel = { gallery: null, element: null };
+/** Panels by gallery, which stay, so that a run goes on and can be stopped after others were looked at. */
+const panels = new Map();
 
 export function build() {
   byId('gallery-form').addEventListener('submit', async (event) => {
@@ -41,23 +41,29 @@ function pick({ id, name, persons, faces }) {
   const current = id === chosenGallery();
   return h('li', {}, h('button', {
     type: 'button', class: 'pick', 'aria-current': current ? 'true' : null,
-    on: { click: () => { choose(id); enter(); } },
+    on: { click: () => look(id) },
   }, h('b', {}, name ?? id), h('span', {}, `${count(persons, 'person')}, ${count(faces, 'photo')}`)));
+}
+
+async function look(id) {
+  choose(id);
+  await enter();
+  byId('galleries').querySelector('[aria-current]').focus();
 }
 
 function opened(gallery, facts) {
   const { id, name, description, persons, faces, created_at: created, retention_days: days } = gallery;
-  if (panel.gallery !== id) panel = { gallery: id, element: enrolPanel(id, () => enter()) };
+  if (!panels.has(id)) panels.set(id, enrolPanel(id, () => enter()));
   return [
     h('header', { class: 'card gallery-head' },
       h('div', {}, h('h2', {}, name ?? id),
         h('p', { class: 'hint' }, [description, `${count(persons, 'person')}, ${count(faces, 'photo')}`,
           `since ${day(created)}`, days && `erased after ${count(days, 'day')}`].filter(Boolean).join(' · '))),
-      h('button', { type: 'button', on: { click: () => erase(gallery) } }, 'Delete the gallery')),
+      h('button', { type: 'button', class: 'risky', on: { click: () => erase(gallery) } }, 'Delete the gallery')),
     gallery.embedding_contract !== facts.embedding_contract && h('p', { class: 'told warn' },
       'This gallery was made with another bundle: it can be exported and deleted, not searched or enrolled into.'),
-    panel.element,
-    personList(id, (receipt) => enter(erased(receipt))),
+    panels.get(id),
+    personList(id, tellErased),
   ];
 }
 
@@ -65,13 +71,17 @@ async function erase({ id, name, persons, faces }) {
   const text = `${count(persons, 'person')} with ${count(faces, 'photo')} are erased for good; no backup brings them back.`;
   if (!(await confirmed(`Delete the gallery ${name ?? id}?`, text, 'Delete'))) return;
   try {
-    await enter(erased(await deleteWithReceipt(galleryPath(id))));
+    await tellErased(await deleteWithReceipt(galleryPath(id)));
+    panels.delete(id);
   } catch (error) {
     show(byId('galleries-told'), errorBox(error));
   }
 }
 
-function erased(receipt) {
-  return h('p', { class: 'told good', role: 'status' }, 'Erased.',
+/** The focus goes to what is told, as the button that was pressed is gone. */
+async function tellErased(receipt) {
+  const told = h('p', { class: 'told good', tabindex: '-1' }, 'Erased.',
     receipt && h('span', { class: 'hint' }, 'Receipt ', h('code', {}, receipt)));
+  await enter(told);
+  told.focus();
 }

@@ -10,6 +10,7 @@ const PAUSE_MS = 2000, KEPT = 60, WINDOW = 5;
 const STAGES = ['decode', 'detect', 'align', 'embed', 'search'];
 // What this page and those who watch the service ask for is no work.
 const IDLE = new Set(['none', '/metrics', '/v1/info', '/v1/health/live', '/v1/health/ready']);
+const LOAD = new Set(['overloaded', 'rate_limited', 'deadline_exceeded']);
 const works = ({ route }) => !IDLE.has(route);
 
 /** `{at, samples}`, oldest first. */
@@ -100,7 +101,7 @@ function counters() {
   const facts = [
     ['Up for', duration(up)],
     ['Requests', count(sum(samples, 'likeness_requests_total', works))],
-    ['Refused for load', count(sum(samples, 'likeness_refused_total', ({ reason }) => reason !== 'caller_left'))],
+    ['Refused for load', count(sum(samples, 'likeness_refused_total', ({ reason }) => LOAD.has(reason)))],
     ['Waiting now', count(sum(samples, 'likeness_queue_length'))],
     ['Memory', bytes(sum(samples, 'process_resident_memory_bytes'))],
   ];

@@ -77,7 +77,7 @@ function banner(...content) {
 /** Ask until the service is ready, then go on where we were. */
 function waitForService() {
   if (waiting !== null) return;
-  setState('down', 'Not answering');
+  setState('down', 'No answer');
   waiting = setInterval(async () => {
     let why;
     try {

@@ -44,7 +44,7 @@ function personItem(gallery, person, changed) {
       show(place, facts(person),
         h('ul', { class: 'faces', 'aria-label': 'Enrolled faces' }, faces.map((face) => faceItem(face, eraseFace))),
         h('div', { class: 'buttons' },
-          h('button', { type: 'button', class: 'danger', on: { click: erasePerson } }, `Delete ${person.name ?? person.id}`)));
+          h('button', { type: 'button', class: 'risky', on: { click: erasePerson } }, `Delete ${person.name ?? person.id}`)));
     } catch (error) {
       show(place, errorBox(error));
     }

@@ -1,7 +1,7 @@
 // Search: one photo, who of a gallery it is, or nobody.
 
 import { call, form, galleryPath, info } from './api.js';
-import { byId, h, offer, show } from './dom.js';
+import { byId, h, offer, say, show } from './dom.js';
 import { cropOf } from './faces.js';
 import { choose, chosenGallery, galleries } from './galleries.js';
 import { PhotoSlot } from './slot.js';
@@ -33,6 +33,7 @@ export async function enter() {
     found.map(({ id, name, persons }) => [id, `${name ?? id}, ${count(persons, 'person')}`]), chosenGallery());
   if (slot.file === null) show(byId('search-result'), found.length ? invite() : nowhere());
   byId('search-go').disabled = !ready();
+  slot.retry();
 }
 
 export function paste(files) {
@@ -72,6 +73,7 @@ async function search() {
       return;
     }
     show(place, answer.probes.map((probe, i) => card(probe, i, answer, alignment)), rates(answer));
+    say([...place.querySelectorAll('.big')].map(({ textContent }) => textContent).join('. '));
   } catch (error) {
     if (error.name !== 'AbortError') show(place, errorBox(error));
   } finally {

@@ -6,6 +6,8 @@ import { h, show } from './dom.js';
 import { cropList, indexOfBox, markedPhoto } from './faces.js';
 import { count, errorBox } from './words.js';
 
+const FOR_LATER = new Set(['unreachable', 'not_ready', 'unauthorized']);
+
 /**
  * `change` is told when a photo comes or goes, `found` when its faces are known or cannot be.
  *
@@ -49,6 +51,11 @@ export class PhotoSlot extends EventTarget {
     this.error = detection.reason ?? null;
     this.mark(null);
     this.dispatchEvent(new Event('found'));
+  }
+
+  /** Ask again about a photo that could not be asked about: the service was away, or there was no key. */
+  retry() {
+    if (FOR_LATER.has(this.error?.code)) this.set(this.file);
   }
 
   clear() {

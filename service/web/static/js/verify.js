@@ -1,7 +1,7 @@
 // Verify: two photos, one decision.
 
 import { call, form, info } from './api.js';
-import { byId, h, offer, show } from './dom.js';
+import { byId, h, offer, say, show } from './dom.js';
 import { cropOf } from './faces.js';
 import { flagsOf, similarityScale } from './scale.js';
 import { PhotoSlot } from './slot.js';
@@ -29,6 +29,7 @@ export function build() {
 export async function enter() {
   const { operating_points: points } = await info();
   offer(byId('verify-fmr'), points.map(({ fmr }) => [String(fmr), oneIn(fmr)]), byId('verify-fmr').value || '0.0001');
+  slots.forEach((slot) => slot.retry());
 }
 
 /** Files that were pasted. */
@@ -63,7 +64,9 @@ async function compare() {
     if (mine.signal.aborted) return;
     const faces = [answer.face_a, answer.face_b];
     slots.forEach((slot, i) => slot.detection && slot.mark(slot.faceAt(faces[i].box)));
-    show(place, verdict(answer, calibration), card(answer, faces, points, alignment), table(answer, points));
+    const told = verdict(answer, calibration);
+    say(told.textContent);
+    show(place, told, card(answer, faces, points, alignment), table(answer, points));
   } catch (error) {
     if (error.name === 'AbortError') return;
     error.message = error.message.replace(/\bimage_([ab])\b/g, (_, letter) => `Photo ${letter.toUpperCase()}`);
