@@ -58,7 +58,7 @@ function tile(title, value, facts, ...more) {
 }
 
 function pointsCard({ operating_points: points, calibration }) {
-  const interval = ([low, high]) => `${share(low)} to ${share(high)}`;
+  const interval = ([low, high]) => `${share(low).replace(' %', '')} to ${share(high)}`;
   const row = (point) => h('tr', {},
     h('th', { scope: 'row' }, oneIn(point.fmr)),
     h('td', {}, cosine(point.threshold)),

@@ -14,7 +14,7 @@ export function build() {
   for (const [place, label] of [['verify-a', 'Photo A'], ['verify-b', 'Photo B']]) {
     const slot = new PhotoSlot(byId(place), label);
     slot.addEventListener('change', reset);
-    slot.addEventListener('found', () => { if (ready() && slots.every((s) => s.detection)) compare(); });
+    slot.addEventListener('found', () => { if (slots.every((s) => s.detection?.faces.length)) compare(); });
     slots.push(slot);
   }
   byId('verify-form').addEventListener('submit', (event) => {
