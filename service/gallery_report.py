@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.decision.persons import Searched
 from service.decision.quality_policy import reasons
-from service.decision.searches import Wanted, choose_search_point, effective_persons, fpir_of
+from service.decision.searches import Wanted, choose_search_point
 from service.decision.thresholds import DEFAULT_FMR, UNCALIBRATED, Thresholds
 from service.errors import InvalidRequest
 from service.evaluation.doctor import Findings, examine
@@ -157,27 +158,26 @@ def _fpirs(thresholds: Thresholds, found: _Gallery, scores: list[dict[str, Any]]
     factor = known[-1]["gallery_fmr"] / known[-1]["calibration_fmr"] if known else 1.0
     sizes = Counter(Counter(found.persons).values())
     grown = {photos: GROWTH * persons for photos, persons in sizes.items()}
+    calibration, curve = thresholds.calibration, thresholds.curve
+    assert calibration is not None
+    assert curve is not None
+    here, then = (Searched(calibration, curve, each) for each in (sizes, grown))
     told = []
     for fpir in FPIRS:
         wanted = Wanted(fpir=fpir, extrapolate=True)
         try:
-            now, later = (choose_search_point(thresholds, each, wanted) for each in (sizes, grown))
+            now, later = (choose_search_point(thresholds, each, wanted).threshold for each in (sizes, grown))
         except InvalidRequest:
             continue
-        many = effective_persons(thresholds, grown)
         told.append(
             {
                 "asked": fpir,
-                "threshold": now.threshold,
-                "expected": fpir_of(_at_most(factor * (now.fmr or 0)), effective_persons(thresholds, sizes)),
+                "threshold": now,
+                "expected": here.fpir_at(now, factor),
                 "grown": GROWTH,
-                "expected_grown_same_threshold": fpir_of(_at_most(factor * (now.fmr or 0)), many),
-                "threshold_grown": later.threshold,
-                "expected_grown": fpir_of(_at_most(factor * (later.fmr or 0)), many),
+                "expected_grown_same_threshold": then.fpir_at(now, factor),
+                "threshold_grown": later,
+                "expected_grown": then.fpir_at(later, factor),
             }
         )
     return told
-
-
-def _at_most(rate: float) -> float:
-    return min(rate, 1.0)

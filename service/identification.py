@@ -10,6 +10,7 @@ from service.decision.thresholds import OperatingPoint
 from service.engine import Comparison, Engine, Subject, compared
 from service.errors import PersonNotFound, UnusableInput
 from service.gallery.gallery import Candidate, Galleries
+from service.gallery.person_template import person_template
 from service.gallery.records import FaceRecord, NewFace
 from service.gallery.store import AddedFaces, Once
 from service.metrics import SEARCH_SIMILARITY
@@ -113,7 +114,7 @@ def verify_enrolled(
     subject: Subject,
     choose: Callable[[int], OperatingPoint],
 ) -> Comparison:
-    """Is the person in the photo the enrolled one? The most similar of that person's faces decides.
+    """Is the person in the photo the enrolled one? What decides is the person's template, the mean of the faces.
 
     Args:
         choose: the operating point for a person with so many faces.
@@ -121,8 +122,7 @@ def verify_enrolled(
     templates = galleries.person_embeddings(*place)
     if not len(templates):
         raise PersonNotFound(f"Person {place[1]!r} has no enrolled face to verify against.")
-    best = max(range(len(templates)), key=lambda i: float(templates[i] @ subject.embedded.embedding))
-    return compared(templates[best], subject.embedded.embedding, choose(len(templates)))
+    return compared(person_template(templates), subject.embedded.embedding, choose(len(templates)))
 
 
 def digest(*parts: object) -> str:

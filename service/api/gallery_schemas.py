@@ -251,9 +251,9 @@ class SearchPointOut(BaseModel):
 
 class CandidateOut(BaseModel):
     person_id: str
-    face_id: str
+    face_id: Annotated[str, Field(description="of the person's faces, the one most similar to the probe")]
     name: str | None
-    similarity: float
+    similarity: Annotated[float, Field(description="cosine of the probe and the mean of the person's faces")]
     rank: int
 
     @classmethod

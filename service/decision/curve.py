@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from service.runtime.card import Calibration, OperatingPoint
 
@@ -33,6 +34,8 @@ class Curve:
     Attributes:
         largest_fmr, smallest_fmr: what was measured.
         smallest_extrapolated_fmr: how far down the fitted tail goes; None without one.
+        laxest, strictest: the thresholds of the first and the last measured point.
+        end: that of the last point of the tail, or of the last measured one.
     """
 
     def __init__(self, calibration: Calibration) -> None:
@@ -40,7 +43,7 @@ class Curve:
         self._points = _Points((*calibration.points, *tail))
         self.largest_fmr, self.smallest_fmr = calibration.points[0].fmr, calibration.points[-1].fmr
         self.smallest_extrapolated_fmr = tail[-1].fmr if tail else None
-        self._strictest = calibration.points[-1].threshold
+        self.laxest, self.strictest, self.end = self._points.laxest, calibration.points[-1].threshold, self._points.end
 
     def at_fmr(self, fmr: float, extrapolate: bool = False) -> CurvePoint | None:
         """None where nothing is known about the rate."""
@@ -51,10 +54,13 @@ class Curve:
 
     def at_threshold(self, threshold: float, extrapolate: bool = False) -> CurvePoint | None:
         """None where nothing is known about the threshold."""
-        last = self._points.strictest if extrapolate else self._strictest
-        if not self._points.laxest <= threshold <= last:
+        if not self.laxest <= threshold <= (self.end if extrapolate else self.strictest):
             return None
-        return self._point(threshold, self._points.fmr_at(threshold), threshold > self._strictest)
+        return self._point(threshold, float(self._points.fmrs_at(np.array(threshold))), threshold > self.strictest)
+
+    def fmrs_at(self, thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Of any thresholds: 1 where they are laxer than all measured ones, the tail's last rate where stricter."""
+        return self._points.fmrs_at(thresholds)
 
     def _point(self, threshold: float, fmr: float, extrapolated: bool) -> CurvePoint:
         fnmr = self._points.fnmr_at(threshold)
@@ -69,7 +75,7 @@ class _Points:
         self._log_fmr = np.log10([p.fmr for p in points])
         self._threshold = np.array([p.threshold for p in points])
         self._fnmr = np.array([p.fnmr for p in points])
-        self.laxest, self.strictest = points[0].threshold, points[-1].threshold
+        self.laxest, self.end = points[0].threshold, points[-1].threshold
         self._ratios = None
         if all(p.fmr_low is not None and p.fnmr_low is not None for p in points):
             ends = [(p.fmr_low, p.fmr_high, p.fnmr_low, p.fnmr_high) for p in points]
@@ -80,8 +86,9 @@ class _Points:
     def threshold_at(self, fmr: float) -> float:
         return float(np.interp(-np.log10(fmr), -self._log_fmr, self._threshold))
 
-    def fmr_at(self, threshold: float) -> float:
-        return float(10 ** np.interp(threshold, self._threshold, self._log_fmr))
+    def fmrs_at(self, thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
+        rates: NDArray[np.float64] = 10 ** np.interp(thresholds, self._threshold, self._log_fmr, left=0.0)
+        return rates
 
     def fnmr_at(self, threshold: float) -> float:
         return float(np.interp(threshold, self._threshold, self._fnmr))

@@ -1,23 +1,20 @@
-"""Operating points of a search: the rate that counts grows with the number of persons searched, and of their photos.
+"""Operating points of searches, and of comparisons with an enrolled person.
 
-A search of N persons compares a stranger with N strangers, so, were these comparisons independent, a false positive
-identification has the probability FPIR = 1 − (1 − FMR)^N (ISO/IEC 19795-1). The most similar of a person's k photos
-counts, which is like k^c persons with one photo each; the calibration has measured c between 0 (photos all alike) and
-1 (photos like those of different persons). So N is the sum of k^c over the persons searched.
+The rate that counts for a search grows with the number of persons searched, and somewhat with that of their photos: see
+``service.decision.persons``.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from service.decision.curve import Interval
+from service.decision.persons import PersonRates, Searched, Sizes
 from service.decision.thresholds import DEFAULT_FMR, UNCALIBRATED, OperatingPoint, Thresholds
 from service.errors import InvalidRequest, UnsupportedErrorRate
 
 DEFAULT_FPIR = 0.01
-
-# How many persons have so many photos.
-Sizes = Mapping[int, int]
 
 
 @dataclass(frozen=True)
@@ -25,7 +22,7 @@ class SearchPoint:
     """The rule that was used: a candidate is identified when its ``similarity >= threshold``.
 
     Attributes:
-        fmr: false match rate of one comparison; None where the calibration cannot say.
+        fmr: false match rate of a comparison with one photo; None where the calibration cannot say.
         fpir: expected rate of searches in which a stranger is identified, for the persons that were searched.
         fnir: expected rate of searches in which an enrolled person is not found.
         fmr_interval, fpir_interval: the ends of 95 % intervals, as certain as the calibration is.
@@ -73,117 +70,105 @@ def choose_search_point(thresholds: Thresholds, sizes: Sizes, wanted: Wanted) ->
     given = [name for name, value in asked.items() if value is not None]
     if len(given) > 1:
         raise InvalidRequest(f"Give one of fpir, fmr and threshold, not {' and '.join(given)}.")
-    fpir, fmr = wanted.fpir, wanted.fmr
-    effective = effective_persons(thresholds, sizes)
-    smallest, largest = thresholds.smallest_fmr, thresholds.largest_fmr
-    if not given:
-        if smallest is None or largest is None:
+    calibration, curve = thresholds.calibration, thresholds.curve
+    if calibration is None or curve is None:
+        if wanted.threshold is None:
             raise InvalidRequest(UNCALIBRATED)
-        fmr = fmr_for(DEFAULT_FPIR, effective)
-        fmr = min(fmr if wanted.extrapolate else max(fmr, smallest), largest)
-    elif fpir is not None:
-        fmr = fmr_for(fpir, effective)
-        # A small gallery allows more than was ever measured; the laxest measured point keeps the promise.
-        fmr = min(fmr, largest) if largest is not None else fmr
-    try:
-        point = thresholds.choose(fmr, wanted.threshold, wanted.extrapolate)
-    except UnsupportedErrorRate as error:
-        if fpir is None:
-            raise
-        raise _unsupported(fpir, fmr, effective, wanted.extrapolate, error) from error
-    return _searched(thresholds, point, sizes, effective)
+        point = thresholds.choose(threshold=wanted.threshold)
+        return SearchPoint(point.threshold, None, None, None)
+    searched = Searched(calibration, curve, sizes)
+    if wanted.threshold is not None or wanted.fmr is not None:
+        point = thresholds.choose(wanted.fmr, wanted.threshold, wanted.extrapolate)
+    else:
+        threshold = searched.threshold_for(DEFAULT_FPIR if wanted.fpir is None else wanted.fpir)
+        if wanted.fpir is None and not wanted.extrapolate:
+            threshold = min(threshold, curve.strictest)
+        if threshold > (curve.end if wanted.extrapolate else curve.strictest):
+            raise _unsupported(thresholds, searched, sizes, wanted)
+        point = thresholds.choose(threshold=threshold, extrapolate=wanted.extrapolate)
+    return _searched(point, searched)
 
 
 def choose_person_point(
     thresholds: Thresholds, photos: int, fmr: float | None, threshold: float | None, extrapolate: bool = False
 ) -> OperatingPoint:
-    """The operating point for a comparison with one person, of whose ``photos`` the most similar counts.
+    """The operating point for a comparison with one person, who stands by the mean of ``photos``.
 
-    Its rates are those of the whole comparison: the threshold is higher than for one photo, since there are more
-    chances to match.
+    Its rates are those of this very comparison: the threshold is higher than for one photo.
 
     Raises:
         As ``Thresholds.choose``; a rate that so many photos put beyond the calibration is answered by its ends.
     """
-    chances = effective_persons(thresholds, {photos: 1})
+    asked = thresholds.choose(fmr, threshold, extrapolate)  # refuses what nobody could be asked
+    if thresholds.calibration is None or photos == 1:
+        return asked
+    rates, several = PersonRates(thresholds.calibration), np.array([float(photos)])
+    stretch, chances, misses = (float(f(several)[0]) for f in (rates.stretch, rates.chances, rates.misses))
     if threshold is None:
-        wanted = DEFAULT_FMR if fmr is None else fmr
-        thresholds.choose(fmr=wanted, extrapolate=extrapolate)  # refuses what nobody could be asked
-        one = fmr_for(wanted, chances)
+        one = fmr_for(DEFAULT_FMR if fmr is None else fmr, chances)
         smallest = thresholds.smallest_fmr
         one = max(one, smallest) if smallest is not None and not extrapolate else one
         point = thresholds.choose(fmr=one, extrapolate=extrapolate)
+        threshold = min(point.threshold * stretch, 1.0)
     else:
-        point = thresholds.choose(fmr, threshold, extrapolate)
-    ends = point.fmr_interval
+        point = thresholds.choose(threshold=max(-1.0, min(threshold / stretch, 1.0)), extrapolate=extrapolate)
+    # Misses were counted as far as the tail goes.
+    missed, ends = thresholds.choose(threshold=threshold, extrapolate=True).fnmr, point.fmr_interval
     return replace(
         point,
-        fmr=fpir_of(point.fmr, chances),
-        fnmr=_fnir(thresholds, point, {photos: 1}),
-        fmr_interval=None if ends is None else (_fpir(ends[0], chances), _fpir(ends[1], chances)),
-        fnmr_interval=None if photos > 1 else point.fnmr_interval,
+        threshold=threshold,
+        fmr=None if point.fmr is None else _any_of(point.fmr, chances),
+        fnmr=None if missed is None else missed * misses,
+        fmr_interval=None if ends is None else (_any_of(ends[0], chances), _any_of(ends[1], chances)),
+        fnmr_interval=None,
     )
 
 
-def effective_persons(thresholds: Thresholds, sizes: Sizes) -> float:
-    """How many persons with one photo each these are worth to a stranger's search."""
-    best_of = thresholds.calibration.best_of if thresholds.calibration else None
-    exponent = best_of.fmr_exponent if best_of else 0.0
-    return math.fsum(persons * photos**exponent for photos, persons in sizes.items())
-
-
 def fmr_for(fpir: float, persons: float) -> float:
-    """The false match rate at which a search of ``persons`` strangers has this FPIR."""
+    """The false match rate at which a search of ``persons`` strangers, one photo each, has this FPIR."""
     return -math.expm1(math.log1p(-fpir) / max(persons, 1))
 
 
-def fpir_of(fmr: float | None, persons: float) -> float | None:
-    """FPIR = 1 − (1 − FMR)^N."""
-    return None if fmr is None else _fpir(fmr, persons)
+def _any_of(fmr: float, comparisons: float) -> float:
+    """The rate of a false match in any of so many independent comparisons."""
+    return -math.expm1(comparisons * math.log1p(-fmr)) if fmr < 1 else 1.0
 
 
-def _fpir(fmr: float, persons: float) -> float:
-    return -math.expm1(persons * math.log1p(-fmr)) if fmr < 1 else 1.0
-
-
-def _searched(thresholds: Thresholds, point: OperatingPoint, sizes: Sizes, effective: float) -> SearchPoint:
-    ends = point.fmr_interval
+def _searched(point: OperatingPoint, searched: Searched) -> SearchPoint:
+    ends, missed, fpir_ends = point.fmr_interval, searched.share_missed(), None
+    fpir = None if point.fmr is None else searched.fpir_at(point.threshold)
+    if point.fmr is not None and fpir is not None and ends is not None:
+        low, high = (searched.fpir_at(point.threshold, end / point.fmr) or 0.0 for end in ends)
+        fpir_ends = low, high
     return SearchPoint(
         point.threshold,
         point.fmr,
-        fpir_of(point.fmr, effective),
+        fpir,
         point.calibration_id,
-        _fnir(thresholds, point, sizes),
+        # That somebody else is yet more similar is rare beside it and left out.
+        None if point.fnmr is None or missed is None else point.fnmr * missed,
         ends,
-        None if ends is None else (_fpir(ends[0], effective), _fpir(ends[1], effective)),
+        fpir_ends,
         point.extrapolated,
     )
 
 
-def _fnir(thresholds: Thresholds, point: OperatingPoint, sizes: Sizes) -> float | None:
-    """Of the persons searched on average; that somebody else is yet more similar is rare beside it and left out."""
-    persons = sum(sizes.values())
-    if point.fnmr is None or not persons:
-        return None
-    best_of = thresholds.calibration.best_of if thresholds.calibration else None
-    exponent = best_of.fnmr_exponent if best_of else 0.0
-    return point.fnmr * math.fsum(n * photos**-exponent for photos, n in sizes.items()) / persons
-
-
-def _unsupported(
-    fpir: float, fmr: float | None, effective: float, extrapolate: bool, error: UnsupportedErrorRate
-) -> UnsupportedErrorRate:
-    smallest = fpir_of(error.details["smallest_fmr"], effective)
-    details = {**error.details, "smallest_fpir": smallest}
-    hint, tail = "", error.details.get("smallest_extrapolated_fmr")
-    if tail is not None:
-        details["smallest_extrapolated_fpir"] = fpir_of(tail, effective)
-        if extrapolate:
+def _unsupported(thresholds: Thresholds, searched: Searched, sizes: Sizes, wanted: Wanted) -> UnsupportedErrorRate:
+    curve, persons = thresholds.curve, sum(sizes.values())
+    assert curve is not None
+    fpir = DEFAULT_FPIR if wanted.fpir is None else wanted.fpir
+    smallest = searched.fpir_at(curve.strictest)
+    details = {"smallest_fmr": curve.smallest_fmr, "largest_fmr": curve.largest_fmr, "smallest_fpir": smallest}
+    hint = ""
+    if curve.smallest_extrapolated_fmr is not None:
+        details["smallest_extrapolated_fmr"] = curve.smallest_extrapolated_fmr
+        details["smallest_extrapolated_fpir"] = searched.fpir_at(curve.end)
+        if wanted.extrapolate:
             smallest = details["smallest_extrapolated_fpir"]
         else:
             hint = " extrapolate=true goes further, by a fitted tail."
     return UnsupportedErrorRate(
-        f"An FPIR of {fpir:g} among {effective:,.0f} persons needs an FMR of {fmr:.3g}; the calibration supports "
-        f"an FPIR of {smallest:.3g} or more.{hint}",
+        f"An FPIR of {fpir:g} among {persons:,} persons needs an FMR of about {fmr_for(fpir, persons):.3g}; the "
+        f"calibration supports an FPIR of {smallest or 0:.3g} or more.{hint}",
         details,
     )

@@ -35,13 +35,13 @@ class OperatingPoint:
 
 
 class Thresholds:
-    """Chooses operating points for one bundle."""
+    """Chooses operating points for one bundle. ``curve`` is None without a calibration."""
 
     def __init__(self, calibration: Calibration | None) -> None:
         self.calibration = calibration
-        self._curve = Curve(calibration) if calibration else None
-        self.largest_fmr = self._curve.largest_fmr if self._curve else None
-        self.smallest_fmr = self._curve.smallest_fmr if self._curve else None
+        self.curve = Curve(calibration) if calibration else None
+        self.largest_fmr = self.curve.largest_fmr if self.curve else None
+        self.smallest_fmr = self.curve.smallest_fmr if self.curve else None
 
     def choose(
         self, fmr: float | None = None, threshold: float | None = None, extrapolate: bool = False
@@ -65,21 +65,21 @@ class Thresholds:
 
     def listed(self) -> list[OperatingPoint]:
         """The usual operating points that the calibration supports, strictest last."""
-        if self._curve is None:
+        if self.curve is None:
             return []
-        first, last = self._curve.largest_fmr, self._curve.smallest_fmr
+        first, last = self.curve.largest_fmr, self.curve.smallest_fmr
         return [self._at_fmr(fmr, False) for fmr in LISTED_FMRS if last <= fmr <= first]
 
     def _at_fmr(self, fmr: float, extrapolate: bool) -> OperatingPoint:
-        if self._curve is None:
+        if self.curve is None:
             raise InvalidRequest(UNCALIBRATED)
-        point = self._curve.at_fmr(fmr, extrapolate)
+        point = self.curve.at_fmr(fmr, extrapolate)
         if point is None:
             raise self._unsupported(fmr, extrapolate)
         return self._named(point)
 
     def _at_threshold(self, threshold: float, extrapolate: bool) -> OperatingPoint:
-        point = self._curve.at_threshold(threshold, extrapolate) if self._curve else None
+        point = self.curve.at_threshold(threshold, extrapolate) if self.curve else None
         if point is None:
             known_as = self.calibration.calibration_id if self.calibration else None
             return OperatingPoint(threshold, None, None, known_as)
@@ -99,9 +99,9 @@ class Thresholds:
 
     def _unsupported(self, fmr: float, extrapolate: bool) -> UnsupportedErrorRate:
         assert self.calibration is not None
-        assert self._curve is not None
-        smallest, largest = self._curve.smallest_fmr, self._curve.largest_fmr
-        tail = self._curve.smallest_extrapolated_fmr
+        assert self.curve is not None
+        smallest, largest = self.curve.smallest_fmr, self.curve.largest_fmr
+        tail = self.curve.smallest_extrapolated_fmr
         details = {"smallest_fmr": smallest, "largest_fmr": largest}
         worth = self.calibration.effective_impostor
         counted = f"{self.calibration.impostor:,} impostor comparisons" + (

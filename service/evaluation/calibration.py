@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.evaluation.best_of import measure_best_of
 from service.evaluation.dyads import Floats, Integers, Rates, genuine_rates, impostor_rates, thresholds_at
+from service.evaluation.of_mean import measure_of_mean
 from service.evaluation.operating_points import RULE_OF_3, count_pairs, person_tiles
 from service.evaluation.photos import PhotoSet
 from service.evaluation.tail import Exceedances, fit_tail
@@ -90,7 +90,7 @@ def calibrate_embeddings(
         impostor=impostor_pairs,
         effective_impostor=float(impostor.effective[kept - 1]),
         points=tuple(points),
-        best_of=measure_best_of(embeddings, persons, np.array(search)) if search else None,
+        of_mean=measure_of_mean(embeddings, persons, np.array(search)) if search else None,
         tail=_tail(embeddings, persons, points),
         feature_norm=_median(feature_norms),
     )

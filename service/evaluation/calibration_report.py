@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from service.decision.persons import PersonRates
 from service.decision.thresholds import LISTED_FMRS, Thresholds
 from service.evaluation.canvas import BLUE, GREY, VERMILION, canvas, png
 from service.evaluation.folder import aligned, as_json, write_files
@@ -42,11 +43,11 @@ def calibration_summary(calibration: Calibration) -> str:
         lines.append(
             (f"FMR {point.fmr:.0e}".replace("e-0", "e-"), f"threshold {point.threshold:.4f}, {rates}; FMR{ends}")
         )
-    if calibration.best_of:
-        exponents = calibration.best_of
-        lines.append(
-            ("k photos", f"FMR as of k^{exponents.fmr_exponent:.2f} persons, FNMR × k^−{exponents.fnmr_exponent:.2f}")
-        )
+    if calibration.of_mean:
+        several, some = PersonRates(calibration), np.array([2.0, 5.0])
+        (two, five), misses = several.stretch(some), 100 * several.misses(some)
+        told = f"strangers × {two:.3f} and {five:.3f}, FNMR {misses[0]:.0f} % and {misses[1]:.0f} % of one photo's"
+        lines.append(("2, 5 photos", told))
     if calibration.tail:
         tail = calibration.tail
         start = f"from FMR {tail.start_fmr:.2g}, {tail.exceedances:,} scores"

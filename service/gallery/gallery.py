@@ -28,7 +28,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Candidate:
-    """A person who may be the probe's. ``similarity`` is the cosine to the best of the person's faces."""
+    """A person who may be the probe's.
+
+    Attributes:
+        face_id: the person's face that is most like the probe.
+        similarity: the cosine of the probe and the person's template, the mean of the faces.
+    """
 
     person: PersonRecord
     face_id: str

@@ -1,4 +1,4 @@
-"""The searchable faces of one gallery: exact answers by person, while faces come and go."""
+"""The searchable persons of one gallery: exact answers, while their faces come and go."""
 
 import logging
 import threading
@@ -8,18 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.gallery.face_rows import FaceRows
 from service.gallery.locks import ReadWriteLock
+from service.gallery.person_rows import PersonRows
 from service.gallery.records import Templates
 from service.gallery.vectors import Keys, Vectors
 
-# Compaction starts when more than this share of the rows is dead, and at least so many.
+# Compaction starts when more than this share of the vectors is dead, and at least so many.
 DEAD_SHARE = 0.10
 DEAD_ROWS = 1024
 
 # Rows copied under one hold of the read lock, so that enrolments wait for a piece of a compaction and not for all.
 COPIED_ROWS = 8192
-# Rows asked for at first, for each person wanted and at least; then four times as many, and so on.
+# Rows asked for at first, as a filter may drop most: for each person wanted, and at least. Then four times as many.
 OVERFETCH, FEWEST_ROWS, WIDER = 4, 32, 4
 # Up to this share of the rows, gathering those of a filter costs less than scanning all and dropping the others.
 GATHERED_SHARE = 0.25
@@ -32,7 +32,12 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Hit:
-    """A person found. ``face`` is the key of the best face, ``similarity`` its inner product with the probe."""
+    """A person found.
+
+    Attributes:
+        face: the key of the person's face that is most like the probe.
+        similarity: the inner product of the probe and the person's template, the mean of the faces.
+    """
 
     person: int
     face: int
@@ -40,7 +45,7 @@ class Hit:
 
 
 class Segment:
-    """One gallery's faces. Thread-safe: searches run side by side; changes wait for searches and for each other."""
+    """One gallery's persons. Thread-safe: searches run side by side; changes wait for searches and for each other."""
 
     def __init__(self, dimension: int, device: str = "cpu") -> None:
         """
@@ -48,14 +53,14 @@ class Segment:
             DeviceError: the index cannot be made on ``device``.
         """
         self.dimension = dimension
-        self._rows = FaceRows(dimension, device)
+        self._rows = PersonRows(dimension, device)
         self._lock = ReadWriteLock()
         self._compacting = threading.Lock()
 
     def __len__(self) -> int:
         """Live faces."""
         with self._lock.reading():
-            return self._rows.live
+            return self._rows.faces_live
 
     @property
     def persons(self) -> int:
@@ -68,20 +73,19 @@ class Segment:
         with self._lock.reading():
             if persons is None:
                 return dict(self._rows.sizes)
-            searched = self._rows.persons[np.isin(self._rows.persons, persons) & ~self._rows.dead]
-        faces = np.unique(searched, return_counts=True)[1]
+            faces = self._rows.counts[np.isin(self._rows.persons, persons) & ~self._rows.dead]
         return {int(size): int(number) for size, number in zip(*np.unique(faces, return_counts=True), strict=True)}
 
     @property
     def dead(self) -> int:
-        """Rows of removed faces that compaction has not taken out yet."""
+        """Overwritten vectors that compaction has not taken out yet."""
         with self._lock.reading():
-            return len(self._rows) - self._rows.live
+            return self._rows.waste[0]
 
     def faces(self) -> Keys:
         """The keys of the live faces, int64 (n,), in no order."""
         with self._lock.reading():
-            return self._rows.faces[~self._rows.dead]
+            return self._rows.faces()
 
     def add(self, templates: Templates) -> None:
         """Make faces searchable: when this returns, every search sees them.
@@ -91,20 +95,17 @@ class Segment:
                 nothing is added.
         """
         with self._lock.writing():
-            self._rows.append(templates)
+            self._rows.add(templates)
+        self._compact_if_wasteful()
 
     def remove(self, faces: Keys) -> None:
         """Take faces (int64 (n,)) out and overwrite their vectors in RAM; faces that are not there are passed over."""
         with self._lock.writing():
-            rows = self._rows
-            rows.bury(rows.rows_of(faces))
-            dead = len(rows) - rows.live
-            wasteful = dead >= DEAD_ROWS and dead > DEAD_SHARE * len(rows)
-        if wasteful and not self._compacting.locked():
-            threading.Thread(target=self._compact_quietly, name="segment-compaction", daemon=True).start()
+            self._rows.remove(faces)
+        self._compact_if_wasteful()
 
     def search(self, probes: Vectors, top_k: int, persons: Keys | None = None) -> list[list[Hit]]:
-        """The ``top_k`` persons most like each probe, by their best face, best first; equals by the smaller face key.
+        """The ``top_k`` persons most like each probe, best first; equals by the smaller key.
 
         Exact: similarities are computed in float64 from the stored float32, in an order that does not depend on how
         many probes or rows there are. Fewer than ``top_k`` only where there are fewer persons.
@@ -131,6 +132,12 @@ class Segment:
         with self._compacting:
             self._compact()
 
+    def _compact_if_wasteful(self) -> None:
+        with self._lock.reading():
+            dead, kept = self._rows.waste
+        if dead >= DEAD_ROWS and dead > DEAD_SHARE * kept and not self._compacting.locked():
+            threading.Thread(target=self._compact_quietly, name="segment-compaction", daemon=True).start()
+
     def _compact_quietly(self) -> None:
         if not self._compacting.acquire(blocking=False):
             return
@@ -144,7 +151,7 @@ class Segment:
 
     def _compact(self) -> None:
         # Rows keep their numbers but for compaction, and only one runs: what was copied needs no second look, except
-        # for the faces removed since, which the swap buries.
+        # for the rows buried since, which the swap buries again.
         fresh, origins, done = self._rows.emptied(), [np.empty(0, np.int64)], 0
         while True:
             with self._lock.reading():
@@ -164,7 +171,7 @@ class Segment:
 class _Search:
     """One call of ``Segment.search``, under the read lock."""
 
-    def __init__(self, rows: FaceRows, probes: Vectors, top_k: int, persons: Keys | None) -> None:
+    def __init__(self, rows: PersonRows, probes: Vectors, top_k: int, persons: Keys | None) -> None:
         self._rows, self._index, self._probes, self._top_k = rows, rows.index, probes, top_k
         self._probes64 = probes.astype(np.float64)
         # Twice: what was scored and what it is compared with may both be off.
@@ -173,7 +180,7 @@ class _Search:
         self._wanted: Mask = ~rows.dead
         if persons is not None:
             self._wanted &= np.isin(rows.persons, persons)
-        self._wanted_count = rows.live if persons is None else int(np.count_nonzero(self._wanted))
+        self._wanted_count = rows.persons_live if persons is None else int(np.count_nonzero(self._wanted))
         self._hits: list[list[Hit]] = [[] for _ in probes]
 
     def run(self) -> list[list[Hit]]:
@@ -202,25 +209,20 @@ class _Search:
 
     def _by_all_rows(self, numbers: Keys) -> None:
         rows = None if self._wanted_count == len(self._rows) else np.flatnonzero(self._wanted)
-        persons = self._rows.persons[self._wanted]
-        order = np.argsort(persons, kind="stable")
-        starts = np.flatnonzero(np.diff(persons[order], prepend=persons[order[0]] - 1))
         at_once = max(1, LARGEST_TABLE // self._wanted_count)
         for some in (numbers[start : start + at_once] for start in range(0, len(numbers), at_once)):
             for number, scores in zip(some, self._index.scores(self._probes[some], rows), strict=True):
-                best = np.maximum.reduceat(scores[order], starts)
-                place = max(0, len(best) - self._top_k)
-                near = np.flatnonzero(scores >= np.partition(best, place)[place] - self._margins[number])
+                place = max(0, len(scores) - self._top_k)
+                near = np.flatnonzero(scores >= np.partition(scores, place)[place] - self._margins[number])
                 self._hits[number] = self._best_persons(number, near if rows is None else rows[near])
 
     def _best_persons(self, number: int, candidates: Keys) -> list[Hit]:
-        """The best of the persons that these rows belong to, by exact similarities."""
-        faces, persons = self._rows.faces[candidates], self._rows.persons[candidates]
+        """The best of these rows, by exact similarities."""
         similarities = self._similarities(number, candidates)
-        order = np.lexsort((faces, -similarities))
-        firsts = np.sort(np.unique(persons[order], return_index=True)[1])[: self._top_k]
-        best = order[firsts]
-        found = zip(persons[best].tolist(), faces[best].tolist(), similarities[best].tolist(), strict=True)
+        best = np.lexsort((self._rows.persons[candidates], -similarities))[: self._top_k]
+        rows = candidates[best]
+        faces = self._rows.most_similar(rows, self._probes64[number])
+        found = zip(self._rows.persons[rows].tolist(), faces.tolist(), similarities[best].tolist(), strict=True)
         return [Hit(*values) for values in found]
 
     def _similarities(self, number: int, rows: Keys) -> NDArray[np.float64]:

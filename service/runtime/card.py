@@ -207,12 +207,31 @@ class Tail(_Part):
 class BestOf(_Part):
     """What it does to the error rates that the most similar of a person's k photos counts.
 
+    Of calibrations from before the mean of the photos counted. It stays on the safe side of that.
+
     FMR(k) = 1 − (1 − FMR)^(k^fmr_exponent); FNMR(k) = FNMR k^(−fnmr_exponent). An exponent of 1 for FMR would mean
     that photos of one person are as good as of k persons, 0 that they are all alike.
     """
 
     fmr_exponent: float = Field(ge=0, le=1)
     fnmr_exponent: float = Field(ge=0)
+
+
+class OfMean(_Part):
+    """What it does to the error rates that the mean of a person's k photos counts.
+
+    A stranger's similarity to the mean is like that to a single photo, times s with
+    s² = (1 + (k − 1) stranger_likeness) / (1 + (k − 1) photo_likeness): FMR(k) at a threshold t is FMR at t / s.
+    FNMR(k) is the k-th of ``fnmr_shares``, or the last one, times FNMR at the same threshold.
+
+    Attributes:
+        photo_likeness: mean cosine of two photos of one person.
+        stranger_likeness: how far the photos of one person agree in how similar a stranger is to them.
+    """
+
+    photo_likeness: float = Field(ge=0, le=1)
+    stranger_likeness: float = Field(ge=0, le=1)
+    fnmr_shares: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1)]
 
 
 class Calibration(_Part):
@@ -240,6 +259,7 @@ class Calibration(_Part):
     effective_impostor: float | None = _optional(gt=0)
     points: Annotated[tuple[OperatingPoint, ...], Field(min_length=2)]
     best_of: BestOf | None = _optional()
+    of_mean: OfMean | None = _optional()
     tail: Tail | None = _optional()
     feature_norm: float | None = _optional(gt=0)
 

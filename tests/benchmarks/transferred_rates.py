@@ -2,17 +2,21 @@
 
 Prints, for one half and over several, the FMR that was measured at the threshold of each rate against the interval
 that the calibration states; then the FPIR of searches, in galleries of several sizes, at the thresholds that the
-service takes for FPIR 0.01 and 0.1: with one photo a person, and with all but one of them (at most ten).
+service takes for FPIR 0.01 and 0.1: with one photo a person, with all but one of them (at most ten), and with all (at
+most ten) of persons with two and more. Last the FMR of comparisons with means of so many photos.
 """
+
+from collections import Counter
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.cli.calibrate import left_out
-from service.decision.searches import Wanted, choose_search_point
+from service.decision.searches import Wanted, choose_person_point, choose_search_point
 from service.decision.thresholds import Thresholds
 from service.evaluation.calibration import calibrate_embeddings
 from service.evaluation.dyads import genuine_rates, impostor_rates
+from service.gallery.person_template import person_template
 from service.runtime.card import Calibration
 from tests.benchmarks.lfw_embedded import Embedded, arguments, embedded
 
@@ -20,6 +24,13 @@ FMRS = (1e-3, 1e-4, 1e-5)
 FPIRS = (0.01, 0.1)
 SIZES = (100, 1000, 2500)
 MOST_PHOTOS = 10
+# Fewest photos of whoever is enrolled, the most that are, whether one is left out, and the sizes of galleries.
+WAYS = {
+    "one": (1, 1, False, SIZES),
+    "several": (1, MOST_PHOTOS, True, SIZES),
+    "two and more": (2, MOST_PHOTOS, False, (100, 700)),
+}
+MEANS = (1, 2, 3, 5, 8)
 
 
 def main() -> None:
@@ -31,17 +42,19 @@ def main() -> None:
     lfw = embedded(args, left_out(args.without))
     rng = np.random.default_rng(args.seed)
     known = np.unique(lfw.persons)
-    rates, searches = [], []
+    rates, searches, means = [], [], []
     for half in range(args.halves):
         mixed = rng.permutation(known)
         calibration, tested = _calibrate(lfw.of(mixed[::2])), lfw.of(mixed[1::2])
         rates.append(_rates(calibration, tested))
         searches.append(_searches(calibration, tested, rng, args.galleries))
+        means.append(_means(calibration, tested, rng))
         if not half:
             print(f"first half: {calibration.persons:,} persons calibrate, {len(mixed[1::2]):,} are tested")
             _print_rates(rates[0])
     _print_agreement(rates)
     _print_searches(searches)
+    _print_means(means)
 
 
 def _calibrate(half: Embedded) -> Calibration:
@@ -95,31 +108,51 @@ def _searches(
     thresholds, found = Thresholds(calibration), {}
     rows_of = {person: np.flatnonzero(tested.persons == person) for person in np.unique(tested.persons)}
     everyone = np.array(list(rows_of))
-    for photos, most in (("one", 1), ("several", MOST_PHOTOS)):
-        for size in SIZES:
+    for photos, (fewest, most, leave, sizes_of) in WAYS.items():
+        able = np.array([person for person, rows in rows_of.items() if len(rows) >= fewest])
+        for size in sizes_of:
             for _ in range(galleries):
-                mixed = rng.permutation(everyone)
-                enrolled = [_some(rows_of[person], most, rng) for person in mixed[:size]]
+                mixed = rng.permutation(able)[:size]
+                enrolled = [_some(rows_of[person], most, leave, rng) for person in mixed]
+                mixed = np.concatenate([mixed, np.setdiff1d(everyone, mixed)])
                 # One search of each stranger: many of one man's would be many of one face.
                 probes = np.array([rng.choice(rows_of[person]) for person in mixed[size:]])
-                best = _best(tested.embeddings, np.concatenate(enrolled), probes)
-                counts = np.unique([len(rows) for rows in enrolled], return_counts=True)
-                sizes = dict(zip(*(column.tolist() for column in counts), strict=True))
+                templates = np.stack([person_template(tested.embeddings[rows]) for rows in enrolled])
+                best = (tested.embeddings[probes] @ templates.T).max(axis=1)
+                sizes = Counter(len(rows) for rows in enrolled)
                 for fpir in FPIRS:
                     point = choose_search_point(thresholds, sizes, Wanted(fpir=fpir))
                     found.setdefault((photos, size, fpir), []).append(float((best >= point.threshold).mean()))
     return found
 
 
-def _some(rows: NDArray[np.int64], most: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    return rng.permutation(rows)[: min(most, max(1, len(rows) - 1))]
+def _some(rows: NDArray[np.int64], most: int, leave: bool, rng: np.random.Generator) -> NDArray[np.int64]:
+    return rng.permutation(rows)[: min(most, max(1, len(rows) - leave))]
 
 
-def _best(
-    embeddings: NDArray[np.float32], gallery: NDArray[np.int64], probes: NDArray[np.int64]
-) -> NDArray[np.float32]:
-    best: NDArray[np.float32] = (embeddings[probes] @ embeddings[gallery].T).max(axis=1)
-    return best
+def _means(calibration: Calibration, tested: Embedded, rng: np.random.Generator) -> list[list[float]]:
+    """By rate and number of photos: the FMR measured, over that asked for."""
+    _, owners, counts = np.unique(tested.persons, return_inverse=True, return_counts=True)
+    weights = 1 / counts[owners] / (len(counts) - 1)
+    found = []
+    for photos in MEANS:
+        able = np.flatnonzero(counts >= photos)
+        drawn = [rng.permutation(np.flatnonzero(owners == person))[:photos] for person in able]
+        templates = [person_template(tested.embeddings[rows]) for rows in drawn]
+        scores = np.stack(templates) @ tested.embeddings.T
+        scores[able[:, None] == owners] = -1
+        at = [choose_person_point(Thresholds(calibration), photos, fmr, None).threshold for fmr in FMRS]
+        found.append([float(((scores >= t) @ weights).mean() / fmr) for t, fmr in zip(at, FMRS, strict=True)])
+    return found
+
+
+def _print_means(halves: list[list[list[float]]]) -> None:
+    ratios = np.array(halves)
+    print("\n| photos | " + " | ".join(f"FMR {fmr:.0e}: measured / asked, ± sd" for fmr in FMRS) + " |")
+    print("| --- |" + " --- |" * len(FMRS))
+    for row, photos in enumerate(MEANS):
+        cells = [f"{m:.2f} ± {sd:.2f}" for m, sd in zip(ratios[:, row].mean(0), ratios[:, row].std(0), strict=True)]
+        print(f"| {photos} | " + " | ".join(cells) + " |")
 
 
 def _print_searches(halves: list[dict[tuple[str, int, float], list[float]]]) -> None:

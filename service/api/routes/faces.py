@@ -126,7 +126,7 @@ async def verify_person(
     body: Annotated[VerifyPersonRequest, Depends(reader(VerifyPersonRequest))],
     service: EverythingDep,
 ) -> CompareAnswer:
-    """Is the person in the photo the enrolled one? The most similar of that person's faces decides."""
+    """Is the person in the photo the enrolled one? Compared is the mean of that person's faces."""
 
     def choose(photos: int) -> OperatingPoint:
         return choose_person_point(service.engine.thresholds, photos, body.fmr, body.threshold, body.extrapolate)
@@ -144,7 +144,10 @@ async def search(
     service: EverythingDep,
     asker: AskerDep,
 ) -> SearchAnswer:
-    """Who of the gallery is it? ``unknown`` is an ordinary answer. One entry in ``probes`` for each probe face."""
+    """Who of the gallery is it? ``unknown`` is an ordinary answer. One entry in ``probes`` for each probe face.
+
+    A person stands by the mean of the faces: ``similarity`` is the cosine to that.
+    """
     boxes: list[Box | None] = [None]
     if body.image is not None:
         _, found = await service.workers.run(service.engine.embed, body.image, body.faces)

@@ -25,8 +25,10 @@ def store(tmp_path: Path):
 
 def filled(store: Store, gallery: str, faces: int) -> None:
     store.put_gallery(gallery, None, None, CONTRACT, 8)
-    store.put_person(gallery, "ann")
-    store.add_faces(gallery, "ann", [NewFace(vector, f"f{i}") for i, vector in enumerate(EYE[:faces])])
+    for i in range(8):
+        store.put_person(gallery, f"p{i}")
+    for i, vector in enumerate(EYE[:faces]):
+        store.add_faces(gallery, f"p{i}", [NewFace(vector, f"f{i}")])
 
 
 def first(galleries: Galleries, gallery: str, probe: np.ndarray) -> str | None:
@@ -40,8 +42,8 @@ def test_a_gallery_can_be_used_once_it_is_loaded_and_the_smallest_come_first(sto
     galleries = Galleries(store, CONTRACT, 8)
     for use in (
         lambda: galleries.search("small", EYE[:1], 1, None),
-        lambda: galleries.enrol("small", "ann", [NewFace(EYE[7])], None, lambda _: {}),
-        lambda: galleries.delete_person("small", "ann"),
+        lambda: galleries.enrol("small", "p7", [NewFace(EYE[7])], None, lambda _: {}),
+        lambda: galleries.delete_person("small", "p0"),
     ):
         with pytest.raises(NotReady, match="'small' with its 2 faces is still being loaded"):
             use()
@@ -79,11 +81,11 @@ def test_a_face_that_the_index_could_not_take_is_there_after_the_next_change(sto
     with monkeypatch.context() as patched:
         patched.setattr(Segment, "add", no_memory)
         with pytest.raises(MemoryError):
-            galleries.enrol("g", "ann", [NewFace(EYE[3], "f3")], None, lambda _: {})
+            galleries.enrol("g", "p3", [NewFace(EYE[3], "f3")], None, lambda _: {})
     assert "out of step" in caplog.text
     # Durable, but not answered: it may be missing for now, but nothing else may be wrong.
     assert (first(galleries, "g", EYE[3]), first(galleries, "g", EYE[0])) == (None, "f0")
-    galleries.enrol("g", "ann", [NewFace(EYE[4], "f4")], None, lambda _: {})
+    galleries.enrol("g", "p4", [NewFace(EYE[4], "f4")], None, lambda _: {})
     assert [first(galleries, "g", EYE[i]) for i in (0, 3, 4)] == ["f0", "f3", "f4"]
 
 
@@ -99,7 +101,7 @@ def test_a_deletion_that_failed_behind_its_first_step_is_brought_in_step_at_once
     with monkeypatch.context() as patched:
         patched.setattr(store, "erase", no_disk)
         with pytest.raises(OSError, match="input/output"):
-            galleries.delete_face("g", "ann", "f1")
+            galleries.delete_face("g", "p1", "f1")
     assert len(galleries._open[store.gallery("g").key].segment) == 2
     assert [first(galleries, "g", EYE[i]) for i in (0, 1, 2)] == ["f0", None, "f2"]
 

@@ -37,6 +37,14 @@ def unit(vectors):
     return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
 
 
+def template(faces):
+    """The mean of faces, of unit length in float32, whatever their order; one is its own."""
+    if len(faces) == 1:
+        return next(iter(faces)).astype(np.float64)
+    total = sum(np.rint(face.astype(np.float64) * 2**40).astype(np.int64) for face in faces) / 2**40
+    return (total / np.sqrt((total * total).sum())).astype(np.float32).astype(np.float64)
+
+
 class GalleriesMachine(RuleBasedStateMachine):
     """``model``: gallery → person → (site, face id → vector)."""
 
@@ -177,13 +185,13 @@ class GalleriesMachine(RuleBasedStateMachine):
         persons = {p: faces for p, (s, faces) in self.model[gallery].items() if site in (None, s)}
         assert found.persons == len(persons)
         for probe, candidates in zip(asked.astype(np.float64), found.candidates, strict=True):
-            best = {p: max((v.astype(np.float64) * probe).sum() for v in f.values()) for p, f in persons.items() if f}
+            best = {p: (template(f.values()) * probe).sum() for p, f in persons.items() if f}
             similarities = [candidate.similarity for candidate in candidates]
             assert similarities == sorted(best.values(), reverse=True)[:top_k]
             for candidate in candidates:
                 assert candidate.similarity == best[candidate.person.id]
-                vector = persons[candidate.person.id][candidate.face_id].astype(np.float64)
-                assert candidate.similarity == (vector * probe).sum()
+                own = {id: (v.astype(np.float64) * probe).sum() for id, v in persons[candidate.person.id].items()}
+                assert own[candidate.face_id] == max(own.values())
 
     def someone(self, data):
         everyone = [(gallery, person) for gallery, persons in self.model.items() for person in persons]
