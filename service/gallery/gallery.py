@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import GalleryNotFound, ModelMismatch, NotReady
+from service.gallery.filling import catch_up
 from service.gallery.probes import Probe, shared_scans
 from service.gallery.records import FaceRecord, GalleryRecord, Metadata, NewFace, PersonRecord, Templates
 from service.gallery.segment import Hit, Segment
@@ -269,19 +270,3 @@ class Galleries:
                 {"gallery": gallery, "retry_after_s": 1},
             )
         return record, opened
-
-
-def catch_up(segment: Segment, store: Store, gallery_key: int, told: Callable[[int], object] = lambda _: None) -> None:
-    """Bring a segment, which nobody else changes, to what the store has: by the difference, all of it at first.
-
-    Searches go on meanwhile. Raises GalleryNotFound.
-    """
-    stored, held = store.face_keys(gallery_key), segment.faces()
-    segment.remove(np.setdiff1d(held, stored, assume_unique=True))
-    missing = np.setdiff1d(stored, held, assume_unique=True)
-    if not len(missing):
-        return
-    for templates in store.templates(gallery_key, after=int(missing[0]) - 1):
-        wanted = np.isin(templates.faces, missing, assume_unique=True)
-        segment.add(Templates(templates.faces[wanted], templates.persons[wanted], templates.embeddings[wanted]))
-        told(int(np.count_nonzero(wanted)))

@@ -229,8 +229,8 @@ class Store:
         with self._sessions.read() as connection:
             return store_faces.owners(connection, faces)
 
-    def face_keys(self, gallery_key: int) -> NDArray[np.int64]:
-        """The keys of all faces of a gallery, ascending: what a snapshot compares itself with."""
+    def face_keys(self, gallery_key: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The keys of all faces of a gallery, ascending, and of the person of each."""
         with self._sessions.read() as connection:
             return store_faces.keys(connection, gallery_key)
 

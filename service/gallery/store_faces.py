@@ -138,10 +138,11 @@ _OWNERS = (
 )
 
 
-def keys(connection: Connection, gallery_key: int) -> NDArray[np.int64]:
-    """The keys of all faces of a gallery, ascending."""
-    query = select(faces.c.key).where(faces.c.gallery_key == gallery_key).order_by(faces.c.key)
-    return np.array(connection.execute(query).scalars().all(), np.int64)
+def keys(connection: Connection, gallery_key: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """See ``Store.face_keys``."""
+    query = select(faces.c.key, faces.c.person_key).where(faces.c.gallery_key == gallery_key).order_by(faces.c.key)
+    rows = np.array(plain_rows(connection.execute(query)), np.int64).reshape(-1, 2)
+    return rows[:, 0].copy(), rows[:, 1].copy()
 
 
 def templates_after(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from service.errors import DeviceError, NotReady
+from service.gallery import filling
 from service.gallery.gallery import Galleries
 from service.gallery.records import NewFace
 from service.gallery.segment import Segment
@@ -61,6 +62,52 @@ def test_a_gallery_can_be_used_once_it_is_loaded_and_the_smallest_come_first(sto
     assert first(galleries, "large", EYE[4]) == "f4"
     galleries.put("new", None, None)
     assert galleries.search("new", EYE[:1], 1, None).faces == 0
+
+
+def test_photos_that_came_in_turns_are_loaded_with_one_row_a_person(store: Store, monkeypatch) -> None:
+    """And the answers after the start are those from before it."""
+    rng = np.random.default_rng(1)
+    store.put_gallery("g", None, None, CONTRACT, 8)
+    galleries = Galleries(store, CONTRACT, 8)
+    galleries.load()
+    vectors = rng.standard_normal((4, 30, 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
+    for turn, photos in enumerate(vectors):
+        for i, vector in enumerate(photos):
+            if not turn:
+                store.put_person("g", f"p{i}")
+            if i % 4 >= turn:  # one photo to four
+                galleries.enrol("g", f"p{i}", [NewFace(vector)], None, lambda _: {})
+    monkeypatch.setattr(filling, "PIECE", 16)
+    templates = store.templates
+    monkeypatch.setattr(store, "templates", lambda key, after=0: templates(key, after, 7))
+    loaded = Galleries(store, CONTRACT, 8)
+    told: list[int] = []
+    assert loaded.load(told.append) == sum(told) == store.gallery("g").faces == 73
+    before, after = (g._open[store.gallery("g").key].segment for g in (galleries, loaded))
+    assert (after.persons, after.dead, len(after._rows)) == (30, 0, 30)
+    probes = vectors[0]
+    assert after.search(probes, 30) == before.search(probes, 30)
+    assert after.sizes() == before.sizes() == {1: 8, 2: 8, 3: 7, 4: 7}
+
+
+def test_a_face_deleted_while_it_is_loaded_leaves_the_others_of_its_person(store: Store, monkeypatch) -> None:
+    filled(store, "g", 2)
+    store.add_faces("g", "p0", [NewFace(EYE[2], "f2"), NewFace(EYE[3], "f3")])
+    templates = store.templates
+
+    def one_is_gone(key: int, after: int = 0):
+        store.delete_face("g", "p0", "f2")
+        return templates(key, after)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "templates", one_is_gone)
+        galleries = Galleries(store, CONTRACT, 8)
+        assert galleries.load() == 3
+    segment = galleries._open[store.gallery("g").key].segment
+    [[own, _]] = segment.search(EYE[:1], 2)
+    assert own.similarity == pytest.approx(0.5**0.5)
+    assert segment.sizes() == {1: 1, 2: 1}
 
 
 def test_a_gallery_deleted_while_others_are_loaded_is_passed_over(store: Store) -> None:

@@ -62,7 +62,7 @@ def run_and_kill(path: Path, run: str, after_s: float) -> list[list[str]]:
 def check(store: Store, expected: dict[str, bool | None]) -> None:
     """``expected``: whether each person has faces, None where it is unknown. Settles the unknown ones."""
     key = store.gallery("g").key
-    names = {person.key: person.id for person, _ in store.owners(store.face_keys(key)).values()}
+    names = {person.key: person.id for person, _ in store.owners(store.face_keys(key)[0]).values()}
     found: dict[str, list[bytes]] = {}
     for block in store.templates(key, block=50):
         for person, vector in zip(block.persons, block.embeddings, strict=True):
