@@ -64,7 +64,7 @@ class Curve:
 
     def _point(self, threshold: float, fmr: float, extrapolated: bool) -> CurvePoint:
         fnmr = self._points.fnmr_at(threshold)
-        intervals = self._points.intervals_at(threshold, fmr, fnmr)
+        intervals = self._points.intervals_at(fmr, fnmr)
         return CurvePoint(threshold, fmr, fnmr, *intervals, extrapolated)
 
 
@@ -76,6 +76,9 @@ class _Points:
         self._threshold = np.array([p.threshold for p in points])
         self._fnmr = np.array([p.fnmr for p in points])
         self.laxest, self.end = points[0].threshold, points[-1].threshold
+        # A tail begins with points at the last counted threshold; what was counted there holds.
+        self._rates_at, firsts = np.unique(self._threshold, return_index=True)
+        self._log_rates = self._log_fmr[firsts]
         self._ratios = None
         if all(p.fmr_low is not None and p.fnmr_low is not None for p in points):
             ends = [(p.fmr_low, p.fmr_high, p.fnmr_low, p.fnmr_high) for p in points]
@@ -87,15 +90,16 @@ class _Points:
         return float(np.interp(-np.log10(fmr), -self._log_fmr, self._threshold))
 
     def fmrs_at(self, thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
-        rates: NDArray[np.float64] = 10 ** np.interp(thresholds, self._threshold, self._log_fmr, left=0.0)
+        rates: NDArray[np.float64] = 10 ** np.interp(thresholds, self._rates_at, self._log_rates, left=0.0)
         return rates
 
     def fnmr_at(self, threshold: float) -> float:
         return float(np.interp(threshold, self._threshold, self._fnmr))
 
-    def intervals_at(self, threshold: float, fmr: float, fnmr: float) -> tuple[Interval | None, Interval | None]:
+    def intervals_at(self, fmr: float, fnmr: float) -> tuple[Interval | None, Interval | None]:
         if self._ratios is None:
             return None, None
-        low, high, fnmr_low, fnmr_high = (float(np.interp(threshold, self._threshold, row)) for row in self._ratios)
+        at = -np.log10(fmr)
+        low, high, fnmr_low, fnmr_high = (float(np.interp(at, -self._log_fmr, row)) for row in self._ratios)
         fnmr = max(fnmr, 1e-12)
         return (low * fmr, min(high * fmr, 1.0)), (fnmr_low * fnmr, min(fnmr_high * fnmr, 1.0))

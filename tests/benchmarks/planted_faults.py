@@ -55,7 +55,7 @@ def plant(persons: NDArray[np.int64], fewest: tuple[int, int], rng: np.random.Ge
 
 def main() -> None:
     parser = arguments(__doc__ or "")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--known", default="export/calibration/lfw-label-errors.txt")
     args = parser.parse_args()
     lfw = embedded(args)

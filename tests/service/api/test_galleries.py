@@ -260,6 +260,35 @@ def test_an_enrolled_person_is_verified(
     assert service.post(path, files={"image": group_portraits[2]}, data={"faces": "largest"}).json()["match"] is False
 
 
+def test_several_photos_stand_for_a_person_by_their_mean(
+    service: TestClient, engine: Engine, portrait: bytes, portrait_again: bytes, group_portraits: list[bytes]
+) -> None:
+    make(service, "ann")
+    ids = [face["face_id"] for face in enrol(service, "ann", portrait, portrait_again)["enrolled"]]
+    path = "/v1/galleries/staff/persons/ann"
+    photos = (group_portraits[1], portrait, portrait_again)
+    probe, *faces = (engine.subject(photo, "largest", "photo", "off").embedded.embedding for photo in photos)
+    mean = sum(faces) / np.linalg.norm(sum(faces))
+
+    def answers() -> tuple[dict[str, Any], dict[str, Any]]:
+        [[found]] = [p["candidates"] for p in search(service, photos[0], faces="largest")["probes"]]
+        verified = service.post(f"{path}/verify", files={"image": photos[0]}, data={"faces": "largest"}).json()
+        assert verified["similarity"] == pytest.approx(found["similarity"], abs=1e-6)
+        return found, verified["operating_point"]
+
+    both, two = answers()
+    assert both["similarity"] == pytest.approx(float(mean @ probe), abs=1e-5)
+    nearest = int(np.argmax([face @ probe for face in faces]))
+    assert both["face_id"] == ids[nearest]
+    assert service.delete(f"{path}/faces/{ids[nearest]}").status_code == 204
+    left, one = answers()
+    assert left["face_id"] == ids[1 - nearest]
+    assert left["similarity"] == pytest.approx(float(faces[1 - nearest] @ probe), abs=1e-5)
+    assert one["fmr"] == two["fmr"]
+    assert one["threshold"] < two["threshold"]
+    assert one["fnmr"] > two["fnmr"]
+
+
 def test_one_face_is_listed_and_deleted(service: TestClient, portrait: bytes, portrait_again: bytes) -> None:
     make(service, "ann")
     enrolled = enrol(service, "ann", portrait, portrait_again)["enrolled"]

@@ -127,6 +127,26 @@ def test_without_a_rate_it_is_one_per_cent_or_the_strictest_there_is(thresholds:
     )
 
 
+def test_a_tail_that_rests_on_the_last_counted_threshold_does_not_speak_for_it() -> None:
+    """Where label errors or twins hold the counted threshold up, the tail's first points have the same one."""
+    older = thresholds_of().calibration
+    assert older is not None
+    assert older.tail is not None
+    held = tuple(p.model_copy(update={"threshold": max(p.threshold, older.points[-1].threshold + 0.05)})
+                 for p in older.tail.points)  # fmt: skip
+    last = older.points[-1].model_copy(update={"threshold": older.points[-1].threshold + 0.05})
+    draft = older.model_copy(
+        update={"points": (*older.points[:-1], last), "tail": older.tail.model_copy(update={"points": held})}
+    )
+    held_up = Thresholds(Calibration.model_validate(draft.model_dump() | {"calibration_id": draft.digest()}))
+    assert sum(p.threshold == last.threshold for p in held) >= 2
+    point = held_up.choose(threshold=last.threshold)
+    assert (point.fmr, point.extrapolated) == (pytest.approx(last.fmr), False)
+    assert point.fmr_interval == pytest.approx((last.fmr / 2, last.fmr * 2))
+    large = choose_search_point(held_up, {1: 1_000_000}, Wanted())
+    assert large.fpir == pytest.approx(1 - (1 - 1e-6) ** 1e6, rel=1e-3)
+
+
 def test_an_empty_gallery_identifies_nobody(thresholds: Thresholds) -> None:
     empty = choose_search_point(thresholds, {}, Wanted(fpir=0.01))
     assert (empty.fpir, empty.fnir) == (0, None)
