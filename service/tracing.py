@@ -72,8 +72,8 @@ def start() -> Callable[[], None]:
         "OTEL_RESOURCE_ATTRIBUTES", ""
     ):
         about["service.name"] = "likeness"
-    provider = TracerProvider(resource=Resource.create(about), shutdown_on_exit=False)
-    exporter = OTLPSpanExporter()
+    provider: Any = TracerProvider(resource=Resource.create(about), shutdown_on_exit=False)
+    exporter: Any = OTLPSpanExporter()
     provider.add_span_processor(BatchSpanProcessor(exporter))
     _TRACES.tracer = provider.get_tracer("likeness", __version__)
 

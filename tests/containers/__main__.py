@@ -45,7 +45,7 @@ def main() -> int:
         "base": buildah.make_base,
         "build": lambda: _build(buildah),
         "run": lambda: _run(buildah),
-        "gpu": lambda: _timed("gpu", lambda: buildah.build(ROOT, "gpu", GPU, pip_files(work))),
+        "gpu": lambda: _timed("gpu", lambda: buildah.build(ROOT, "gpu", GPU, pip_files(work), keep=False)),
         "clean": lambda: _clean(buildah),
     }
     for step in args.steps or ["lint", "base", "build", "run", "clean"]:

@@ -44,12 +44,18 @@ class Buildah:
         self.run("add", "--quiet", container, str(archive), "/")
         self.run("commit", "--quiet", "--rm", "--format", "docker", container, BASE)
 
-    def build(self, context: Path, target: str, name: str, mounts: dict[Path, str], **arguments: str) -> None:
-        """The repository's Dockerfile, on our base. Docker's format: the other one has no health checks."""
+    def build(
+        self, context: Path, target: str, name: str, mounts: dict[Path, str], keep: bool = True, **arguments: str
+    ) -> None:
+        """The repository's Dockerfile, on our base. Docker's format: the other one has no health checks.
+
+        Args:
+            keep: what each step has made, for another build; a whole copy of the files each.
+        """
         volumes = [part for here, there in mounts.items() for part in ("--volume", f"{here}:{there}:ro")]
         given = {"BASE_IMAGE": BASE, **arguments}
         self.run(
-            *("build", "--isolation", "chroot", "--format", "docker", "--layers", "--pull-never"),
+            *("build", "--isolation", "chroot", "--format", "docker", f"--layers={str(keep).lower()}", "--pull-never"),
             *volumes,
             *(part for pair in given.items() for part in ("--build-arg", "=".join(pair))),
             *("--target", target, "--tag", name, str(context)),

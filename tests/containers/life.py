@@ -94,6 +94,7 @@ def _checked_service(container: Container, pid: int, port: str) -> Rows:
     assert container.run(*health, beside=pid, LIKENESS_PORT="9").returncode != 0
     url = f"http://127.0.0.1:{port}"
     assert httpx2.get(f"{url}/v1/info").status_code == 401
+    assert "<html" in httpx2.get(f"{url}/").raise_for_status().text, "the page's files are not in the image"
     keys = {
         scopes: container.run("likeness", "keys", "create", "--scopes", scopes, beside=pid).stdout.strip()
         for scopes in ("verify", "monitor")
