@@ -9,7 +9,7 @@
  * @param {number[][]} template [x, y] in pixels of the crop
  * @returns {number[]} a, b, c, d, e, f of `setTransform`
  */
-export function similarityTransform(points, template) {
+function similarityTransform(points, template) {
   const [zx, zy] = mean(points), [wx, wy] = mean(template);
   let real = 0, imaginary = 0, spread = 0;
   points.forEach(([px, py], i) => {

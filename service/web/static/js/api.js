@@ -5,7 +5,7 @@ const KEY = 'likeness.key';
 /** `unauthorized`, `unreachable` and `key` (another key is used from now on) are told here. */
 export const events = new EventTarget();
 
-export class ApiError extends Error {
+class ApiError extends Error {
   /** status 0, code `unreachable`: no answer at all. `retryAfter` is in seconds. */
   constructor(status, code, message, { details = {}, requestId = null, retryAfter = null } = {}) {
     super(message);
