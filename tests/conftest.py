@@ -1,15 +1,25 @@
-"""What many tests share: the real default bundle, opened once, and real photos out of installed packages."""
+"""What many tests share: the real default bundle, a real running service, real photos out of installed packages."""
 
+import io
+import json
 import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from service.engine import Engine, load_engine
 from service.recognition.recognizer import Recognizer
 from service.runtime.bundle import Bundle, open_bundle
 from service.settings import Settings
+from tests.served import Served, serving
 
 ROOT = Path(__file__).resolve().parents[1]
 LFW = ROOT.parent / "shared" / "data" / "lfw"
@@ -66,9 +76,77 @@ def lfw() -> Path:
     return LFW
 
 
+@pytest.fixture(scope="session")
+def portrait(astronaut: bytes) -> bytes:
+    """One woman, as JPEG."""
+    return _jpeg(Image.open(io.BytesIO(astronaut)).convert("RGB"))
+
+
+@pytest.fixture(scope="session")
+def portrait_again(portrait: bytes) -> bytes:
+    """The same woman in another picture of the photo: mirrored, smaller, darker, softer, tilted, badly compressed."""
+    photo = ImageOps.mirror(Image.open(io.BytesIO(portrait))).resize((300, 300), Image.Resampling.LANCZOS)
+    photo = ImageEnhance.Brightness(photo).enhance(0.7).rotate(8, Image.Resampling.BICUBIC, fillcolor=(90, 90, 90))
+    return _jpeg(photo.filter(ImageFilter.GaussianBlur(0.6)), quality=50)
+
+
+@pytest.fixture(scope="session")
+def group_portraits(engine: Engine, group_photo: bytes) -> list[bytes]:
+    """Each person of the group photo alone."""
+    image = engine.recognizer.decode(group_photo)
+    cuts = []
+    for face in engine.recognizer.detect(image):
+        x, y = (face.box[:2] + face.box[2:]) / 2
+        half = 0.75 * float(face.box[3] - face.box[1])
+        box = (int(x - half), int(y - half), int(x + half), int(y + half))
+        cuts.append(_jpeg(Image.fromarray(image.pixels).crop(box)))
+    return cuts
+
+
+@pytest.fixture(scope="session")
+def scenery() -> bytes:
+    """A photo without a face: noise in large blocks."""
+    blocks = np.random.default_rng(5).integers(0, 255, (12, 16, 3), dtype=np.uint8)
+    return _jpeg(Image.fromarray(blocks).resize((640, 480), Image.Resampling.BICUBIC))
+
+
+@dataclass(frozen=True)
+class Running:
+    """A running service that asks for access keys, and one that may do everything."""
+
+    url: str
+    key: str
+
+
+@pytest.fixture(scope="session")
+def served() -> Callable[..., AbstractContextManager[Served]]:
+    """``with served(data_dir, folder, *flags) as server: ...``, see ``tests.served.serving``."""
+    return serving
+
+
+@pytest.fixture(scope="session")
+def running(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A service that many tests share: each has galleries of its own."""
+    folder = tmp_path_factory.mktemp("running")
+    likeness = [sys.executable, "-m", "service.cli.main"]
+    made = subprocess.run(
+        [*likeness, "keys", "create", "--name", "first", "--data-dir", str(folder), "--json"],
+        check=True,
+        capture_output=True,
+    )
+    with serving(data_dir, folder, auth=True) as server:
+        yield Running(server.url, json.loads(made.stdout)["key"])
+
+
 def package_folder(name: str) -> Path:
     """Where an installed package lies; it is not imported for it."""
     spec = find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         pytest.fail(f"Package {name!r} is not installed.", pytrace=False)
     return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _jpeg(image: Image.Image, quality: int = 92) -> bytes:
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=quality)
+    return out.getvalue()

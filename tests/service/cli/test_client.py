@@ -1,48 +1,21 @@
 """The client of the commands against real servers: the application busy, restarted or gone, and strangers."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-import uvicorn
 
-from service.api.app import create_app
 from service.cli.client import Client, path_of
 from service.cli.main import main
 from service.engine import Engine
 from service.errors import FaceNotFound, GalleryNotFound, InvalidRequest, Overloaded, Unavailable
-from service.gallery.gallery import Galleries
-from service.gallery.store import Store
 from service.settings import Settings
-
-
-@contextmanager
-def listening(engine: Engine, folder: Path, settings: Settings) -> Iterator[str]:
-    """The application in this process, so that it can have any settings; reached over the network all the same."""
-    store = Store.open(folder / "gallery.db")
-    galleries = Galleries(store, engine.card.embedding_contract, engine.card.contract.dimension)
-    server = uvicorn.Server(uvicorn.Config(create_app(engine, settings, galleries), port=0, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    while httpx2.get(f"{url}/v1/health/ready").status_code == 503:
-        time.sleep(0.01)
-    try:
-        yield url
-    finally:
-        server.should_exit = True
-        thread.join()
-        store.close()
+from tests.served import listening
 
 
 @pytest.fixture(scope="module")
