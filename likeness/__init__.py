@@ -2,6 +2,7 @@
 
 from likeness.bodies import Photo
 from likeness.client import AsyncClient, Client
+from likeness.enrolment import PhotoOutcome
 from likeness.errors import (
     Busy,
     Conflict,
@@ -113,6 +114,7 @@ __all__ = [
     "Person",
     "PersonNotFound",
     "Photo",
+    "PhotoOutcome",
     "Probe",
     "Quality",
     "RateLimited",

@@ -75,4 +75,4 @@ def given(**fields: Any) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, allow_nan=False)
+    return json.dumps(value) if isinstance(value, bool) else str(value)

@@ -4,6 +4,7 @@ import copy
 import os
 import ssl
 import threading
+from pathlib import Path
 from types import EllipsisType
 from typing import TypeVar
 
@@ -11,8 +12,11 @@ import anyio
 import httpx
 
 from likeness.api import Api
+from likeness.enrolment import PhotoOutcome, Plan, Told, run, run_async
 from likeness.errors import LikenessError
+from likeness.folders import persons_of
 from likeness.operations import AsyncSender, Call, Sender
+from likeness.photo_calls import OneFacePolicy, QualityPolicy
 from likeness.retries import DEFAULT_RETRIES, Retries
 from likeness.transport import Options, Progress, Trial, authorization, checked_url
 
@@ -23,15 +27,24 @@ T = TypeVar("T")
 Self = TypeVar("Self", bound="_Configured")
 
 
+def address_of(url: str | None) -> str:
+    """The address that is given, or that the environment names."""
+    return url or os.environ.get("LIKENESS_URL") or DEFAULT_URL
+
+
+def key_of(api_key: str | None) -> str | None:
+    """The access key that is given, or that the environment has."""
+    return api_key or os.environ.get("LIKENESS_API_KEY") or os.environ.get("LIKENESS_KEY") or None
+
+
 class _Configured:
     """What both clients are told."""
 
     _options: Options
 
     def __init__(self, url: str | None, api_key: str | None, options: Options) -> None:
-        self.url = checked_url(url or os.environ.get("LIKENESS_URL") or DEFAULT_URL)
-        key = api_key or os.environ.get("LIKENESS_API_KEY") or os.environ.get("LIKENESS_KEY") or None
-        self._headers, self._options = authorization(key), options
+        self.url = checked_url(address_of(url))
+        self._headers, self._options = authorization(key_of(api_key)), options
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
@@ -109,6 +122,32 @@ class Client(_Configured, Api, Sender):
             if self._closed.wait(trial.pause_after(failure)):
                 raise failure
 
+    def enrol_folder(
+        self,
+        gallery: str,
+        folder: str | os.PathLike[str],
+        *,
+        faces: OneFacePolicy = "single",
+        quality: QualityPolicy = "enrol",
+        workers: int = 4,
+        on_outcome: Told | None = None,
+    ) -> tuple[PhotoOutcome, ...]:
+        """Enrol the photos of a folder, one sub-folder a person, each named after the person. Run again, it sends only
+        what is not there yet.
+
+        Args:
+            gallery: made if it is not there, as are the persons.
+            faces, quality: as for ``enrol``.
+            workers: photos sent at once.
+            on_outcome: called with the outcome of each photo when it is known.
+
+        Raises:
+            ValueError: there is no photo in the folder.
+            LikenessError: one that is not a photo's own; what was enrolled before stays.
+        """
+        plan = Plan(gallery, persons_of(Path(folder)), faces, quality, workers)
+        return run(self, plan, on_outcome)
+
     def close(self) -> None:
         """Close the connections; whoever waits to make a call again gives up."""
         self._closed.set()
@@ -153,6 +192,20 @@ class AsyncClient(_Configured, Api, AsyncSender):
             except LikenessError as error:
                 failure = error
             await anyio.sleep(trial.pause_after(failure))
+
+    async def enrol_folder(
+        self,
+        gallery: str,
+        folder: str | os.PathLike[str],
+        *,
+        faces: OneFacePolicy = "single",
+        quality: QualityPolicy = "enrol",
+        workers: int = 4,
+        on_outcome: Told | None = None,
+    ) -> tuple[PhotoOutcome, ...]:
+        """See ``Client.enrol_folder``."""
+        plan = Plan(gallery, persons_of(Path(folder)), faces, quality, workers)
+        return await run_async(self, plan, on_outcome)
 
     async def close(self) -> None:
         """Close the connections."""

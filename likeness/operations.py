@@ -135,12 +135,13 @@ class PagedOperation(Generic[P, T]):
         @wraps(self.describe)
         def method(*args: P.args, **kwargs: P.kwargs) -> Any:
             first = self.describe(*args, **kwargs)
-            return _items(client, first) if isinstance(client, Sender) else _items_async(client, first)
+            return items(client, first) if isinstance(client, Sender) else items_async(client, first)
 
         return method
 
 
-def _items(client: Sender, call: Call[Page[T]]) -> Iterator[T]:
+def items(client: Sender, call: Call[Page[T]]) -> Iterator[T]:
+    """All items of a list whose first page is ``call``."""
     while True:
         page = client.send(call)
         yield from page.items
@@ -149,7 +150,8 @@ def _items(client: Sender, call: Call[Page[T]]) -> Iterator[T]:
         call = _following(call, page)
 
 
-async def _items_async(client: AsyncSender, call: Call[Page[T]]) -> AsyncIterator[T]:
+async def items_async(client: AsyncSender, call: Call[Page[T]]) -> AsyncIterator[T]:
+    """All items of a list whose first page is ``call``."""
     while True:
         page = await client.send(call)
         for item in page.items:

@@ -173,6 +173,6 @@ def _retry_after_s(value: str | None) -> float | None:
 
 def _stranger(url: str, response: httpx.Response) -> NotTheService:
     return NotTheService(
-        f"What answers at {url} is not Likeness (status {response.status_code}, "
-        f"{response.headers.get('content-type', 'no content type')}). Check the address."
+        f"What answers at {url} is not this service (status {response.status_code}, "
+        f"{response.headers.get('content-type', 'no content type')})."
     )

@@ -2,11 +2,11 @@
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-from service.cli.client import DEFAULT_URL, path_of
+from likeness.client import DEFAULT_URL, address_of, key_of
+from likeness.operations import path_of
 from service.errors import InvalidRequest
 from service.load.connection import Target, target
 from service.load.curve import HEADER, Point, draw, line, measure
@@ -81,10 +81,10 @@ def _target(args: argparse.Namespace) -> Target:
     except OSError as error:
         raise InvalidRequest(f"{error.filename} cannot be read: {error.strerror}.") from error
     names = ("image_a", "image_b") if args.call == "verify" else ("image",)
-    path = path_of("v1", "galleries", args.gallery, "search") if args.gallery else path_of("v1", args.call)
-    key = args.key or os.environ.get("LIKENESS_KEY")
+    path = path_of("galleries", args.gallery, "search") if args.gallery else path_of(args.call)
+    key = key_of(args.key)
     return target(
-        args.url or os.environ.get("LIKENESS_URL") or DEFAULT_URL,
+        address_of(args.url),
         path,
         [[*zip(names, contents, strict=True), *(_field(given) for given in args.field)]],
         {"Authorization": f"Bearer {key}"} if key else {},

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from likeness.gallery_calls import report as reporting
 from service.cli import system
-from service.cli.client import client_of, path_of
+from service.cli.client import client_of
 from service.evaluation.doctor_figures import scores_figure
 from service.evaluation.folder import aligned, as_json, prepare_folder, write_files
 from service.gallery.store_values import checked_id
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out:
         prepare_folder(args.out)
     with client_of(args) as client:
-        report = client.call("GET", path_of("galleries", checked_id("gallery", args.gallery), "report"))
+        report = client.answer(reporting(checked_id("gallery", args.gallery)))
     if args.out:
         figure = scores_figure(report)
         page = {"scores.png": figure, "report.html": _page(report, figure).encode(), "report.json": as_json(report)}

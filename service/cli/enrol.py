@@ -1,53 +1,22 @@
-"""``likeness enrol``: a folder of photos into a gallery of a running service, one sub-folder a person.
-
-A face's id tells the photo, see ``face_id_of``, and so makes a request repeatable: sent twice, the second is refused
-as a conflict with itself, and the photo is there once. A run asks for the faces of each person, one short request, and
-sends only photos that are not among them: a renamed photo is not enrolled again, a photo replaced under its old name
-is. An ``Idempotency-Key`` would add nothing, and one that does not change between runs would do harm: a face that was
-deleted could not be enrolled again, because the service would repeat its first answer.
-"""
+"""``likeness enrol``: a folder of photos into a gallery of a running service; ``likeness.enrolment`` does it."""
 
 import argparse
 import csv
 import json
 import time
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from service.api.errors import status_and_code
-from service.cli.client import Client, client_of, path_of, prepare_gallery
-from service.cli.photo_folder import ENDINGS, Person, digest_of, face_id_of, persons_of
-from service.cli.photos import read_photo
-from service.errors import Conflict, ImageTooLarge, InvalidImage, InvalidRequest, LikenessError, PersonNotFound
+from likeness.enrolment import MOST_WORKERS, PhotoOutcome, Plan, Told
+from likeness.enrolment import run as enrol
+from likeness.folders import ENDINGS
+from service.cli.client import client_of, prepare_gallery
+from service.cli.photo_folder import persons_of
+from service.errors import InvalidRequest
 from service.progress import bar
-
-MOST_WORKERS = 64
-
-
-@dataclass(frozen=True)
-class Photo:
-    """A photo to send; ``content`` is its bytes."""
-
-    person: str
-    face: str
-    path: Path
-    content: bytes
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a photo; code and message where it was rejected."""
-
-    what: Literal["enrolled", "already_there", "rejected"]
-    person: str
-    path: Path
-    code: str = ""
-    message: str = ""
 
 
 def add_command(commands: Any, remote: argparse.ArgumentParser) -> None:
@@ -78,12 +47,12 @@ def run(args: argparse.Namespace) -> int:
     persons = persons_of(args.folder)
     rejected = args.rejected or Path(f"{args.gallery}-rejected.csv")
     started = time.monotonic()
-    with client_of(args, args.workers + 1) as client:
-        info = client.call("GET", "/info")
-        prepare_gallery(client, args.gallery, info["embedding_contract"])
-        work = _Enrolment(client, args.gallery, (args.faces, args.quality), info["limits"]["max_body_bytes"])
-        with closing(work.outcomes(persons, args.workers)) as outcomes:
-            counts = _tally(outcomes, sum(len(person.photos) for person in persons), rejected)
+    plan = Plan(args.gallery, persons, args.faces, args.quality, args.workers)
+    counts: Counter[str] = Counter()
+    with client_of(args, args.workers) as client:
+        prepare_gallery(client, args.gallery)
+        with _tally(counts, sum(len(person.photos) for person in persons), rejected) as told_of:
+            enrol(client.remote, plan, told_of)
     seconds = time.monotonic() - started
     told = {
         "gallery": args.gallery,
@@ -104,9 +73,9 @@ def run(args: argparse.Namespace) -> int:
     return 0 if counts["enrolled"] or counts["already_there"] else 3
 
 
-def _tally(outcomes: Iterable[Outcome], total: int, rejected: Path) -> Counter[str]:
-    """How many of each outcome; those that were rejected are written down as they come."""
-    counts: Counter[str] = Counter()
+@contextmanager
+def _tally(counts: Counter[str], total: int, rejected: Path) -> Iterator[Told]:
+    """Counts each outcome; those that were rejected are written down as they come."""
     try:
         # Names of files are bytes; those that are no text are written as they are.
         table = rejected.open("w", encoding="utf-8", errors="surrogateescape", newline="")
@@ -115,94 +84,12 @@ def _tally(outcomes: Iterable[Outcome], total: int, rejected: Path) -> Counter[s
     with table, bar(total, "enrol", "photo") as progress:
         rows = csv.writer(table)
         rows.writerow(["person_id", "file", "code", "message"])
-        for outcome in outcomes:
+
+        def told_of(outcome: PhotoOutcome) -> None:
             counts[outcome.what] += 1
             if outcome.what == "rejected":
                 rows.writerow([outcome.person, outcome.path, outcome.code, outcome.message])
                 table.flush()
             progress.update(1)
-    return counts
 
-
-class _Enrolment:
-    """One run."""
-
-    def __init__(self, client: Client, gallery: str, policies: tuple[str, str], most_bytes: int) -> None:
-        self._client, self._gallery, self._most_bytes = client, gallery, most_bytes
-        self._faces, self._quality = policies
-
-    def outcomes(self, persons: list[Person], workers: int) -> Generator[Outcome, None, None]:
-        """What became of each photo, as it is known. The first error that is not a photo's own ends the run."""
-        with ThreadPoolExecutor(workers) as pool:
-            pending: set[Future[Outcome]] = set()
-            try:
-                for photo in self._photos(persons):
-                    if isinstance(photo, Outcome):
-                        yield photo
-                        continue
-                    pending.add(pool.submit(self._send, photo))
-                    # Enough that no worker waits, and few enough to hold in memory.
-                    if len(pending) >= 2 * workers:
-                        done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                        yield from (future.result() for future in done)
-                yield from (future.result() for future in pending)
-            except BaseException:
-                self._client.close()
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-
-    def _photos(self, persons: list[Person]) -> Iterator[Photo | Outcome]:
-        """Photos that have to be sent, and the outcome of those that need not."""
-        for person in persons:
-            known = self._known(person)
-            for path in person.photos:
-                try:
-                    content = self._read(path)
-                except InvalidImage as error:
-                    yield Outcome("rejected", person.id, path, status_and_code(error)[1], error.message)
-                    continue
-                face = face_id_of(person.id, path, content)
-                if digest_of(face) in known:
-                    yield Outcome("already_there", person.id, path)
-                else:
-                    known.add(digest_of(face))
-                    yield Photo(person.id, face, path, content)
-
-    def _known(self, person: Person) -> set[str]:
-        """The digests of the person's faces; a person who is not there is made."""
-        path = path_of("galleries", self._gallery, "persons", person.id)
-        try:
-            pages = self._client.pages(f"{path}/faces", 1000)
-            return {digest_of(face["face_id"]) for page in pages for face in page["faces"]}
-        except PersonNotFound:
-            self._client.call("PUT", path, json={"name": person.name})
-            return set()
-
-    def _read(self, path: Path) -> bytes:
-        content = read_photo(path)
-        # The rest of the body is a few hundred bytes.
-        if len(content) + 4096 > self._most_bytes:
-            raise ImageTooLarge(f"{path} has {len(content):,} bytes; the service takes {self._most_bytes:,} a request.")
-        return content
-
-    def _send(self, photo: Photo) -> Outcome:
-        try:
-            self._client.call(
-                "POST",
-                path_of("galleries", self._gallery, "persons", photo.person, "faces"),
-                repeatable=True,
-                files=[("images", ("photo", photo.content))],
-                data={"faces": self._faces, "quality": self._quality, "face_ids": photo.face},
-            )
-        except Conflict as error:
-            if error.details.get("face") != photo.face:
-                raise
-            # Sent before, by a try whose answer was lost or by another run.
-            return Outcome("already_there", photo.person, photo.path)
-        except LikenessError as error:
-            if not error.details.get("rejected"):
-                raise
-            told = error.details["rejected"][0]
-            message = told["message"].replace("images[0]", photo.path.name)
-            return Outcome("rejected", photo.person, photo.path, told["code"], message)
-        return Outcome("enrolled", photo.person, photo.path)
+        yield told_of

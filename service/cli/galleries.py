@@ -6,13 +6,15 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from likeness import ServiceError, face_calls, gallery_calls, photo_calls
+from likeness.bodies import Body
 from service.api.bulk_schemas import BulkPersonBody
-from service.cli.client import Client, client_of, path_of, prepare_gallery
+from service.cli.client import Client, as_service_error, client_of, prepare_gallery
 from service.cli.gallery_file import Header, PersonLine, Reader, Writer, created, opened
 from service.cli.photos import read_photo
 from service.errors import Conflict, ModelMismatch, UnusableInput
@@ -53,15 +55,12 @@ def add_commands(commands: Any, remote: argparse.ArgumentParser) -> None:
 def run_search(args: argparse.Namespace) -> int:
     """0 if somebody is identified."""
     point = {name: getattr(args, name) for name in ("fpir", "fmr", "threshold") if getattr(args, name) is not None}
-    path = path_of("galleries", checked_id("gallery", args.gallery), "search")
+    gallery, photo = checked_id("gallery", args.gallery), read_photo(args.photo)
+    searching = face_calls.search(
+        gallery, photo, faces=args.faces, top_k=args.top_k, extrapolate=args.extrapolate, **point
+    )
     with client_of(args) as client:
-        answer = client.call(
-            "POST",
-            path,
-            repeatable=True,
-            files={"image": ("photo", read_photo(args.photo))},
-            data={"faces": args.faces, "top_k": args.top_k, "extrapolate": args.extrapolate, **point},
-        )
+        answer = client.answer(searching)
     print(json.dumps(answer) if args.json else "\n".join(_in_words(answer)))
     identified = any(probe["decision"] == "identified" for probe in answer["probes"])
     return 0 if identified else 1
@@ -69,11 +68,11 @@ def run_search(args: argparse.Namespace) -> int:
 
 def run_export(args: argparse.Namespace) -> int:
     """The whole gallery into a file, which appears when it is complete."""
-    path = path_of("galleries", checked_id("gallery", args.gallery))
+    gallery = checked_id("gallery", args.gallery)
     started = time.monotonic()
     with client_of(args) as client:
-        record = client.call("GET", path)
-        pages = client.pages(f"{path}/export", 1000)
+        record = client.answer(gallery_calls.get_gallery(gallery))
+        pages = client.pages(gallery_calls.export_persons(gallery, limit=1000))
         first = next(pages)
         shown = {name: record[name] for name in ("name", "description", "embedding_contract", "created_at")}
         header = Header(gallery=record["id"], embedding_dimension=first["embedding_dimension"], **shown)
@@ -99,7 +98,7 @@ def run_import(args: argparse.Namespace) -> int:
     """Check the whole file (but for standard input), then send it in batches; each is there whole or not at all."""
     started = time.monotonic()
     with client_of(args) as client:
-        info = client.call("GET", "/info")
+        info = client.answer(photo_calls.info())
         contract, total = info["embedding_contract"], None
         if str(args.file) != "-":
             with opened(args.file) as stream, bar(None, "check", "person") as progress:
@@ -110,7 +109,7 @@ def run_import(args: argparse.Namespace) -> int:
         with opened(args.file) as stream, bar(total, "import", "person") as progress:
             reader = _reader(stream, args.file, contract)
             header = reader.header
-            prepare_gallery(client, args.gallery, contract, name=header.name, description=header.description)
+            prepare_gallery(client, args.gallery, name=header.name, description=header.description)
             counts: Counter[str] = Counter()
             for batch in batches(reader.persons(), min(MOST_BYTES, info["limits"]["max_body_bytes"]) - ENVELOPE):
                 answer = _send(client, args.gallery, contract, batch, args.file)
@@ -178,17 +177,18 @@ def _pieces(content: bytes, person: BulkPersonBody, most_bytes: int) -> Iterator
 
 def _send(client: Client, gallery: str, contract: str, batch: Batch, file: Path) -> Any:
     body = b'{"embedding_contract":%s,"persons":[%s]}' % (json.dumps(contract).encode(), b",".join(batch.persons))
+    # The lines as they stand in the file: nothing of them is parsed and written anew.
+    importing = replace(
+        gallery_calls.import_persons(gallery, [], embedding_contract=contract), body=Body(body, "application/json")
+    )
     try:
-        return client.call(
-            "POST",
-            path_of("galleries", gallery, "import"),
-            repeatable=True,
-            data=body,
-            headers={"Content-Type": "application/json"},
-        )
-    except UnusableInput as error:
+        return client.answer(importing)
+    except ServiceError as error:
+        told = as_service_error(error)
+        if not isinstance(told, UnusableInput):
+            raise
         where = f"Lines {batch.first} to {batch.last} of {file}"
-        raise type(error)(f"{where} were not imported: {error.message}", error.details) from error
+        raise type(told)(f"{where} were not imported: {told.message}", told.details) from error
 
 
 def _reader(stream: Any, file: Path, contract: str) -> Reader:

@@ -27,7 +27,7 @@ class Awaited:
         method = getattr(self.client, name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            if name in ("galleries", "persons", "faces", "export", "enrol_folder"):
+            if name in ("galleries", "persons", "faces", "export"):
                 return items(method(*args, **kwargs))
             return anyio.to_thread.run_sync(lambda: method(*args, **kwargs))
 

@@ -1,27 +1,43 @@
-"""The client of the commands against real servers: the application busy, restarted or gone, and strangers."""
+"""How commands find their service and what they say when it is not there; the client itself: tests/likeness."""
 
+import argparse
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
-import httpx2
 import pytest
 
-from service.cli.client import Client, path_of
+from likeness.gallery_calls import get_gallery, list_persons, put_gallery, put_person
+from likeness.photo_calls import embed
+from service.cli.client import client_of
 from service.cli.main import main
-from service.engine import Engine
-from service.errors import FaceNotFound, GalleryNotFound, InvalidRequest, Overloaded, Unavailable
-from service.settings import Settings
-from tests.served import listening
+from service.errors import FaceNotFound, GalleryNotFound, Unauthorized
+from tests.conftest import Running
 
 
-@pytest.fixture(scope="module")
-def url(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with listening(engine, tmp_path_factory.mktemp("store"), Settings(max_waiting=1)) as url:
-        yield url
+def arguments(running: Running, key: str | None = None) -> argparse.Namespace:
+    return argparse.Namespace(url=running.url, key=key or running.key)
+
+
+def test_errors_are_those_of_the_service(running: Running, scenery: bytes) -> None:
+    with pytest.raises(GalleryNotFound, match="There is no gallery 'none'") as missing:  # noqa: SIM117
+        with client_of(arguments(running)) as client:
+            client.answer(get_gallery("none"))
+    assert missing.value.details == {"gallery": "none"}
+    with pytest.raises(FaceNotFound), client_of(arguments(running)) as client:
+        client.answer(embed(scenery))
+    with pytest.raises(Unauthorized), client_of(arguments(running, "another")) as client:
+        client.answer(get_gallery("none"))
+
+
+def test_pages_are_as_the_service_has_them(running: Running) -> None:
+    with client_of(arguments(running)) as client:
+        client.answer(put_gallery("paged"))
+        for number in range(5):
+            client.answer(put_person("paged", str(number)))
+        pages = client.pages(list_persons("paged", limit=2))
+        assert [[one["id"] for one in page["persons"]] for page in pages] == [["0", "1"], ["2", "3"], ["4"]]
 
 
 class Stranger(SimpleHTTPRequestHandler):
@@ -31,12 +47,7 @@ class Stranger(SimpleHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.seen.append(self.headers.get("Authorization"))
-        if self.path.endswith("/moved"):
-            self.send_response(302)
-            self.send_header("Location", "/elsewhere")
-            self.end_headers()
-        else:
-            super().do_GET()
+        super().do_GET()
 
     def log_message(self, *_: object) -> None:
         pass
@@ -54,72 +65,11 @@ def stranger() -> Iterator[tuple[str, list[str | None]]]:
         thread.join()
 
 
-def test_a_busy_service_is_asked_again(url: str, group_photo: bytes) -> None:
-    def bare(_: int) -> int:
-        return httpx2.post(f"{url}/v1/detect", files={"image": group_photo}, timeout=60).status_code
-
-    with ThreadPoolExecutor(12) as pool, Client(url, connections=12) as client:
-        # It is busy indeed: without the client some are refused.
-        assert set(pool.map(bare, range(12))) == {200, 429}
-        calls = [pool.submit(client.call, "POST", "/detect", files={"image": group_photo}) for _ in range(12)]
-        assert [len(call.result()["faces"]) for call in calls] == [6] * 12
-
-
-def test_whoever_waits_gives_up_when_the_client_is_closed(url: str, group_photo: bytes) -> None:
-    with ThreadPoolExecutor(24) as pool:
-        client = Client(url, connections=24)
-        calls = [pool.submit(client.call, "POST", "/detect", files={"image": group_photo}) for _ in range(24)]
-        wait(calls, return_when=FIRST_COMPLETED)
-        client.close()
-        outcomes = {type(call.exception()) for call in calls}
-    assert outcomes <= {type(None), Overloaded}
-    assert Overloaded in outcomes
-
-
-def test_errors_are_those_of_the_service(url: str, skimage_data: Path) -> None:
-    with Client(url + "/") as client:
-        with pytest.raises(GalleryNotFound, match="There is no gallery 'none'") as missing:
-            client.call("GET", path_of("galleries", "none"))
-        assert missing.value.details == {"gallery": "none"}
-        with pytest.raises(InvalidRequest, match=r"'a b%\?' is not a gallery id"):
-            client.call("GET", path_of("galleries", "a b%?"))
-        with pytest.raises(FaceNotFound):
-            client.call("POST", "/embed", files={"image": (skimage_data / "brick.png").read_bytes()})
-        assert client.call("PUT", path_of("galleries", "g"), json={"name": "G"})["name"] == "G"
-        assert client.call("DELETE", path_of("galleries", "g")) is None
-        assert [page["galleries"] for page in client.pages("/galleries", 5)] == [[]]
-
-
-def test_pages_are_all_of_a_list(url: str) -> None:
-    with Client(url) as client:
-        client.call("PUT", "/galleries/paged")
-        for number in range(5):
-            client.call("PUT", f"/galleries/paged/persons/{number}")
-        found = [[one["id"] for one in page["persons"]] for page in client.pages("/galleries/paged/persons", 2)]
-    assert found == [["0", "1"], ["2", "3"], ["4"]]
-
-
-def test_a_server_that_is_gone_is_asked_again_only_where_it_does_no_harm(
-    served: Callable[..., Any], data_dir: Path, tmp_path: Path
-) -> None:
-    with served(data_dir, tmp_path) as server:
-        port = server.url.rpartition(":")[2]
-        client = Client(server.url)
-        assert client.call("PUT", "/galleries/g")["id"] == "g"
-    with pytest.raises(Unavailable, match="No service answers at"):
-        client.call("POST", "/galleries/g/persons/ann/faces", json={})
-    with ThreadPoolExecutor(2) as pool:
-        waiting = pool.submit(client.call, "GET", "/galleries/g")
-        sending = pool.submit(client.call, "POST", "/galleries/g/search", repeatable=True, json={})
-        with served(data_dir, tmp_path, "--port", port):
-            assert waiting.result()["id"] == "g"
-            with pytest.raises(InvalidRequest, match="give image or embedding"):
-                sending.result()
-    client.close()
-
-
 def test_the_key_is_sent_and_a_stranger_is_known(
-    stranger: tuple[str, list[str | None]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    stranger: tuple[str, list[str | None]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     url, seen = stranger
     # A password for this host must not take the key's place.
@@ -127,16 +77,11 @@ def test_the_key_is_sent_and_a_stranger_is_known(
     (tmp_path / "netrc").chmod(0o600)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "v1").mkdir()
-    (tmp_path / "v1" / "page").write_text("<html>")
-    with Client(url, "k-1") as client:
-        for path in ("/nothing", "/page", "/moved"):
-            with pytest.raises(Unavailable, match=r"What answers at .* is not this service \(status (404|200|302)"):
-                client.call("GET", path)
-    assert seen == ["Bearer k-1"] * 3
-    with pytest.raises(InvalidRequest, match="characters") as refused:
-        Client(url, "secret\nkey")
-    assert "secret" not in refused.value.message
+    monkeypatch.setenv("LIKENESS_KEY", "k-1")
+    assert main(["doctor", "staff", "--url", url]) == 4
+    assert "is not this service (status 404" in capsys.readouterr().err
+    assert main(["doctor", "staff", "--url", url, "--key", "k-2"]) == 4
+    assert seen == ["Bearer k-1", "Bearer k-2"]
 
 
 @pytest.mark.parametrize(
@@ -144,8 +89,8 @@ def test_the_key_is_sent_and_a_stranger_is_known(
     [
         ("http://127.0.0.1:1", 4, "Start one with `likeness serve`"),
         ("http://no-such-host.invalid", 4, "No service answers at http://no-such-host.invalid"),
-        ("localhost:8000", 2, "localhost:8000 cannot be called"),
-        ("nonsense", 2, "nonsense cannot be called"),
+        ("localhost:8000", 2, "'localhost:8000' is no address of a service"),
+        ("nonsense", 2, "'nonsense' is no address of a service"),
     ],
 )
 def test_an_address_at_which_nobody_listens_is_told_at_once(

@@ -18,8 +18,8 @@ import httpx2
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
+from likeness.folders import digest_of, person_id_of
 from service.cli.main import main
-from service.cli.photo_folder import digest_of, person_id_of
 
 LIKENESS = [sys.executable, "-m", "service.cli.main"]
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("LIKENESS_")}
