@@ -35,6 +35,7 @@ from likeness.errors import (
     UnsupportedMediaType,
     UnusablePhoto,
 )
+from likeness.folders import PersonFolder, person_id_of
 from likeness.gallery_results import (
     BulkFace,
     BulkPerson,
@@ -112,6 +113,7 @@ __all__ = [
     "OperatingPoint",
     "Overloaded",
     "Person",
+    "PersonFolder",
     "PersonNotFound",
     "Photo",
     "PhotoOutcome",
@@ -128,4 +130,5 @@ __all__ = [
     "UnsupportedMediaType",
     "UnusablePhoto",
     "Verification",
+    "person_id_of",
 ]

@@ -4,6 +4,7 @@ import copy
 import os
 import ssl
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import EllipsisType
 from typing import TypeVar
@@ -14,7 +15,7 @@ import httpx
 from likeness.api import Api
 from likeness.enrolment import PhotoOutcome, Plan, Told, run, run_async
 from likeness.errors import LikenessError
-from likeness.folders import persons_of
+from likeness.folders import PersonFolder, persons_of
 from likeness.operations import AsyncSender, Call, Sender
 from likeness.photo_calls import OneFacePolicy, QualityPolicy
 from likeness.retries import DEFAULT_RETRIES, Retries
@@ -72,6 +73,10 @@ class _Configured:
         return other
 
 
+def _persons(folder: str | os.PathLike[str] | Sequence[PersonFolder]) -> Sequence[PersonFolder]:
+    return persons_of(Path(folder)) if isinstance(folder, str | os.PathLike) else folder
+
+
 class Client(_Configured, Api, Sender):
     """Calls one service and waits for its answers. Threads may share it; a context manager.
 
@@ -125,7 +130,7 @@ class Client(_Configured, Api, Sender):
     def enrol_folder(
         self,
         gallery: str,
-        folder: str | os.PathLike[str],
+        folder: str | os.PathLike[str] | Sequence[PersonFolder],
         *,
         faces: OneFacePolicy = "single",
         quality: QualityPolicy = "enrol",
@@ -137,6 +142,7 @@ class Client(_Configured, Api, Sender):
 
         Args:
             gallery: made if it is not there, as are the persons.
+            folder: or what stands for its sub-folders, where photos are kept in another way.
             faces, quality: as for ``enrol``.
             workers: photos sent at once.
             on_outcome: called with the outcome of each photo when it is known.
@@ -145,7 +151,7 @@ class Client(_Configured, Api, Sender):
             ValueError: there is no photo in the folder.
             LikenessError: one that is not a photo's own; what was enrolled before stays.
         """
-        plan = Plan(gallery, persons_of(Path(folder)), faces, quality, workers)
+        plan = Plan(gallery, _persons(folder), faces, quality, workers)
         return run(self, plan, on_outcome)
 
     def close(self) -> None:
@@ -196,7 +202,7 @@ class AsyncClient(_Configured, Api, AsyncSender):
     async def enrol_folder(
         self,
         gallery: str,
-        folder: str | os.PathLike[str],
+        folder: str | os.PathLike[str] | Sequence[PersonFolder],
         *,
         faces: OneFacePolicy = "single",
         quality: QualityPolicy = "enrol",
@@ -204,7 +210,7 @@ class AsyncClient(_Configured, Api, AsyncSender):
         on_outcome: Told | None = None,
     ) -> tuple[PhotoOutcome, ...]:
         """See ``Client.enrol_folder``."""
-        plan = Plan(gallery, persons_of(Path(folder)), faces, quality, workers)
+        plan = Plan(gallery, _persons(folder), faces, quality, workers)
         return await run_async(self, plan, on_outcome)
 
     async def close(self) -> None:
