@@ -112,10 +112,11 @@ def scenery() -> bytes:
 
 @dataclass(frozen=True)
 class Running:
-    """A running service that asks for access keys, and one that may do everything."""
+    """A running service that asks for access keys, one that may do everything, and the data folder."""
 
     url: str
     key: str
+    folder: Path
 
 
 @pytest.fixture(scope="session")
@@ -135,7 +136,7 @@ def running(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         capture_output=True,
     )
     with serving(data_dir, folder, auth=True) as server:
-        yield Running(server.url, json.loads(made.stdout)["key"])
+        yield Running(server.url, json.loads(made.stdout)["key"], folder)
 
 
 def package_folder(name: str) -> Path:

@@ -30,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_UNAVAILABLE
     args = commands.parse_args(given)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    # It tells of every request.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         code: int = args.run(args)
     except LikenessError as error:

@@ -16,9 +16,11 @@ import cv2
 import numpy as np
 import pytest
 
+from likeness import Client
 from service.cli.main import parser
 from tests.conftest import ROOT, Running
 from tests.docs.blocks import PAGES, Block, blocks_of, inline_of
+from tests.served import serving
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 RUN_PAGES = sorted({block.page for block in BLOCKS if block.is_run})
@@ -66,7 +68,9 @@ def folder(
 
 
 @pytest.mark.parametrize("page", RUN_PAGES, ids=lambda page: page.name)
-def test_the_commands_of_a_page_work_one_after_the_other(page: Path, folder: Path, running: Running) -> None:
+def test_the_commands_of_a_page_work_one_after_the_other(
+    page: Path, folder: Path, running: Running, data_dir: Path
+) -> None:
     script = ["set -eu", "shopt -s expand_aliases"]
     for block in BLOCKS:
         if block.page != page or not block.is_run:
@@ -84,6 +88,7 @@ def test_the_commands_of_a_page_work_one_after_the_other(page: Path, folder: Pat
         **{name: value for name, value in os.environ.items() if not name.startswith("LIKENESS_")},
         "PATH": f"{folder / '.venv' / 'bin'}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
+        "RUNNING": str(running.folder),
         "LIKENESS_URL": running.url,
         "LIKENESS_KEY": running.key,
         "LIKENESS_API_KEY": running.key,
@@ -91,6 +96,21 @@ def test_the_commands_of_a_page_work_one_after_the_other(page: Path, folder: Pat
     command = ["bash", "-c", "\n".join(script)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, cwd=folder, check=False)
     assert run.returncode == 0, f"{run.stderr}\n{run.stdout[-3000:]}"
+    if page.name == "operations.md":
+        assert_restored(folder / "restored", running, data_dir)
+
+
+def assert_restored(restored: Path, running: Running, data_dir: Path) -> None:
+    """A service on the folder has what the one that runs has, and takes its access key."""
+    with (
+        serving(data_dir, restored, auth=True) as server,
+        Client(server.url, running.key) as there,
+        Client(running.url, running.key) as here,
+    ):
+        galleries = list(here.galleries())
+        assert list(there.galleries()) == galleries
+        for gallery in galleries:
+            assert list(there.export(gallery.id)) == list(here.export(gallery.id))
 
 
 def test_what_is_not_run_says_why() -> None:

@@ -117,7 +117,9 @@ async def test_a_gallery_from_beginning_to_end(
     same = await caller.search_embedding(
         gallery, vector, embedding_contract=embedded.embedding_contract, filter={"floor": 4}
     )
-    assert same.probes[0].identified == probe.identified
+    again = same.probes[0].identified
+    assert again is not None
+    assert (again.person_id, again.similarity) == ("ann", pytest.approx(probe.identified.similarity, abs=1e-5))
     assert (await caller.verify_person(gallery, "ann", portrait_again)).match
     assert not (await caller.verify_person(gallery, "bo", portrait_again, fmr=1e-3)).match
 
