@@ -162,6 +162,14 @@ class SearchMode:
 
 
 @dataclass(frozen=True)
+class Alignment:
+    """What the embedder sees of a face: ``size`` pixels square, with the landmarks at ``template``."""
+
+    size: int
+    template: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
 class Info:
     """What runs there."""
 
@@ -175,3 +183,4 @@ class Info:
     calibration: Calibration | None = None
     gallery_backend: str | None = None
     search: SearchMode | None = None
+    alignment: Alignment | None = None
