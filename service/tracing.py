@@ -83,7 +83,7 @@ def start() -> Callable[[], None]:
         ending = threading.Thread(target=provider.shutdown, name="traces", daemon=True)
         ending.start()
         ending.join(LAST_SPANS_S)
-        exporter.shutdown()  # type: ignore[no-untyped-call]
+        exporter.shutdown()
 
     return stop
 
