@@ -84,7 +84,7 @@ def verify_person(
     threshold: float | None = None,
     extrapolate: bool = False,
 ) -> Call[Comparison]:
-    """Is the person in the photo the enrolled one? The most similar of that person's faces decides.
+    """Is the person in the photo the enrolled one? Compared is the mean of that person's faces.
 
     For the arguments see ``verify``; ``fmr`` is the rate of the whole comparison, however many faces it has.
     """
