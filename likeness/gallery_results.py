@@ -107,7 +107,7 @@ class SearchPoint:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A person, by the most similar of their faces."""
+    """A person, by the mean of their faces; ``face_id`` is the most similar of these."""
 
     person_id: str
     face_id: str
