@@ -9,7 +9,8 @@ from service.decision.searches import SearchPoint
 from service.decision.thresholds import OperatingPoint
 from service.engine import Comparison, Engine, Subject, compared
 from service.errors import PersonNotFound, UnusableInput
-from service.gallery.gallery import Candidate, Galleries
+from service.gallery.candidates import Candidate
+from service.gallery.gallery import Galleries
 from service.gallery.person_template import person_template
 from service.gallery.records import FaceRecord, NewFace
 from service.gallery.store import AddedFaces, Once

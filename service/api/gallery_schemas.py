@@ -21,7 +21,7 @@ from service.api.schemas import Box, Extrapolate, Fmr, RawThreshold
 from service.decision.curve import Interval
 from service.decision.quality_policy import QualityPolicy
 from service.decision.searches import SearchPoint, Wanted
-from service.gallery.gallery import Candidate
+from service.gallery.candidates import Candidate
 from service.gallery.records import FaceRecord, GalleryRecord, PersonRecord
 from service.recognition.select import FacePolicy, OneFacePolicy
 

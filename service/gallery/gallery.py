@@ -16,30 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import GalleryNotFound, ModelMismatch, NotReady
+from service.gallery.candidates import Candidate, NamedSegment
 from service.gallery.filling import catch_up
 from service.gallery.probes import Probe, shared_scans
-from service.gallery.records import FaceRecord, GalleryRecord, Metadata, NewFace, PersonRecord, Templates
-from service.gallery.segment import Hit, Segment
+from service.gallery.records import FaceRecord, GalleryRecord, Metadata, NewFace, Templates
+from service.gallery.segment import Segment
 from service.gallery.store import AddedFaces, Once, Store
 from service.gallery.store_bulk import BulkPerson, Imported
 from service.metrics import stage
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A person who may be the probe's.
-
-    Attributes:
-        face_id: the person's face that is most like the probe.
-        similarity: the cosine of the probe and the person's template, the mean of the faces.
-    """
-
-    person: PersonRecord
-    face_id: str
-    similarity: float
-    rank: int
 
 
 @dataclass(frozen=True)
@@ -66,17 +52,20 @@ class _Open:
         writing: held by whoever changes the gallery.
     """
 
-    def __init__(self, dimension: int, device: str, loaded: bool) -> None:
-        self.segment = Segment(dimension, device)
-        self.searches = shared_scans(self.segment)
+    def __init__(self, segment: Segment, store: Store, loaded: bool) -> None:
+        self.segment = segment
         self.writing = threading.Lock()
         self.loaded = loaded
+        self._named = NamedSegment(segment, store.owners)
+        self._shared = shared_scans(self._named)
 
-    def search(self, probes: NDArray[np.float32], top_k: int, persons: NDArray[np.int64] | None) -> list[list[Hit]]:
+    def search(
+        self, probes: NDArray[np.float32], top_k: int, persons: NDArray[np.int64] | None
+    ) -> list[list[Candidate]]:
         """A lone probe shares a scan with those of other callers; several are a scan of their own."""
         if len(probes) == 1:
-            return [self.searches.ask(Probe(probes[0], top_k, persons))]
-        return self.segment.search(probes, top_k, persons)
+            return [self._shared.ask(Probe(probes[0], top_k, persons))]
+        return self._named.search(probes, top_k, persons)
 
 
 class Galleries:
@@ -186,17 +175,10 @@ class Galleries:
         record, opened = self._record(gallery)
         persons = None if where is None else self.store.person_keys(gallery, where)
         with stage("search"):
-            hits = opened.search(probes, top_k, persons)
-        # Whoever was deleted since the scan is no candidate.
-        known = self.store.owners(sorted({hit.face for found in hits for hit in found}))
-        candidates = []
-        for found in hits:
-            alive = [(*known[hit.face], hit.similarity) for hit in found if hit.face in known]
-            candidates.append(
-                tuple(Candidate(person, face.id, s, rank) for rank, (person, face, s) in enumerate(alive, start=1))
-            )
+            found = opened.search(probes, top_k, persons)
         searched = record.persons if persons is None else len(persons)
-        return SearchResult(searched, record.faces, opened.segment.sizes(persons), tuple(candidates))
+        candidates = tuple(tuple(those) for those in found)
+        return SearchResult(searched, record.faces, opened.segment.sizes(persons), candidates)
 
     def person_embeddings(self, gallery: str, person: str) -> NDArray[np.float32]:
         """All enrolled templates of one person, (n, d)."""
@@ -244,7 +226,7 @@ class Galleries:
             cursor = page.cursor
 
     def _new(self, loaded: bool) -> _Open:
-        return _Open(self._dimension, self.device, loaded)
+        return _Open(Segment(self._dimension, self.device), self.store, loaded)
 
     def _record(self, gallery: str) -> tuple[GalleryRecord, _Open]:
         """The gallery in the store and in memory.

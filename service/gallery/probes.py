@@ -1,16 +1,16 @@
 """Concurrent probes of one segment share its scans."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.gallery.segment import Hit
 from service.runtime.batcher import Batcher, BatchLimits
 
 LARGEST_BATCH = 256
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,19 +38,21 @@ class Probe:
         return len(self.embedding), None if self.persons is None else self.persons.tobytes()
 
 
-class Searchable(Protocol):
-    """What ``shared_scans`` needs of a ``Segment``."""
+class Searchable(Protocol[T]):
+    """What ``shared_scans`` needs of a ``Segment`` or a ``NamedSegment``: for each probe what it finds, best first."""
 
-    def search(self, probes: NDArray[np.float32], top_k: int, persons: NDArray[np.int64] | None) -> list[list[Hit]]: ...
+    def search(
+        self, probes: NDArray[np.float32], top_k: int, persons: NDArray[np.int64] | None
+    ) -> Sequence[list[T]]: ...
 
 
-def shared_scans(segment: Searchable, most: int = LARGEST_BATCH) -> Batcher[Probe, list[Hit]]:
+def shared_scans(segment: Searchable[T], most: int = LARGEST_BATCH) -> Batcher[Probe, list[T]]:
     """A batcher over one segment: scans for the largest ``top_k`` that waits and cuts each answer to its own.
 
     One scan at a time: it uses all cores, and the next one is the larger for having waited.
     """
 
-    def scan(probes: list[Probe]) -> list[list[Hit]]:
+    def scan(probes: list[Probe]) -> list[list[T]]:
         embeddings = np.stack([probe.embedding for probe in probes])
         found = segment.search(embeddings, max(probe.top_k for probe in probes), probes[0].persons)
         if len(found) != len(probes):
