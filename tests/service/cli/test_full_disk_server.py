@@ -86,8 +86,13 @@ class Gallery:
         return self.http.post(f"/persons/{person}/faces", json=body)
 
     def found(self, person: str) -> list[str]:
-        """Whom a search with one of the person's templates finds."""
-        body = {"embedding": vectors_of(person)[-1], "embedding_contract": self.contract, "threshold": 0.99}
+        """Whom a search with the mean of the person's templates finds."""
+        mean = np.mean(vectors_of(person), axis=0)
+        body = {
+            "embedding": (mean / np.linalg.norm(mean)).tolist(),
+            "embedding_contract": self.contract,
+            "threshold": 0.99,
+        }
         [probe] = self.http.post("/search", json={**body, "candidates": "above_threshold"}).json()["probes"]
         return [candidate["person_id"] for candidate in probe["candidates"]]
 
