@@ -76,10 +76,10 @@ class Searched:
             return None
         return float(self._fpirs(np.array([threshold]), factor)[0])
 
-    def threshold_for(self, fpir: float) -> float:
+    def threshold_for(self, fpir: float, highest: float) -> float:
         """The lowest threshold with at most this FPIR, no lower than any that was measured; infinite where there is
-        none before the end of the curve."""
-        low, high = self._curve.laxest, self._curve.end
+        none up to ``highest``."""
+        low, high = self._curve.laxest, highest
         ends = self._fpirs(np.array([low, high])) <= fpir
         if ends[0] or not ends[1]:
             return low if ends[0] else float("inf")
@@ -96,5 +96,5 @@ class Searched:
 
     def _fpirs(self, thresholds: Floats, factor: float = 1.0) -> Floats:
         rates = np.minimum(factor * self._curve.fmrs_at(thresholds[:, None] / self._stretch), SURE)
-        fpirs: Floats = -np.expm1((self._comparisons * np.log1p(-rates)).sum(axis=1))
+        fpirs: Floats = 0.0 - np.expm1((self._comparisons * np.log1p(-rates)).sum(axis=1))  # 0 for nobody, not -0
         return fpirs

@@ -80,10 +80,11 @@ def choose_search_point(thresholds: Thresholds, sizes: Sizes, wanted: Wanted) ->
     if wanted.threshold is not None or wanted.fmr is not None:
         point = thresholds.choose(wanted.fmr, wanted.threshold, wanted.extrapolate)
     else:
-        threshold = searched.threshold_for(DEFAULT_FPIR if wanted.fpir is None else wanted.fpir)
+        highest = curve.end if wanted.extrapolate else curve.strictest
+        threshold = searched.threshold_for(DEFAULT_FPIR if wanted.fpir is None else wanted.fpir, highest)
         if wanted.fpir is None and not wanted.extrapolate:
             threshold = min(threshold, curve.strictest)
-        if threshold > (curve.end if wanted.extrapolate else curve.strictest):
+        if threshold > highest:
             raise _unsupported(thresholds, searched, sizes, wanted)
         point = thresholds.choose(threshold=threshold, extrapolate=wanted.extrapolate)
     return _searched(point, searched)
@@ -106,9 +107,7 @@ def choose_person_point(
     stretch, chances, misses = (float(f(several)[0]) for f in (rates.stretch, rates.chances, rates.misses))
     if threshold is None:
         one = fmr_for(DEFAULT_FMR if fmr is None else fmr, chances)
-        smallest = thresholds.smallest_fmr
-        one = max(one, smallest) if smallest is not None and not extrapolate else one
-        point = thresholds.choose(fmr=one, extrapolate=extrapolate)
+        point = thresholds.choose(fmr=_within(thresholds, one, extrapolate), extrapolate=extrapolate)
         threshold = min(point.threshold * stretch, 1.0)
     else:
         point = thresholds.choose(threshold=max(-1.0, min(threshold / stretch, 1.0)), extrapolate=extrapolate)
@@ -127,6 +126,14 @@ def choose_person_point(
 def fmr_for(fpir: float, persons: float) -> float:
     """The false match rate at which a search of ``persons`` strangers, one photo each, has this FPIR."""
     return -math.expm1(math.log1p(-fpir) / max(persons, 1))
+
+
+def _within(thresholds: Thresholds, fmr: float, extrapolate: bool) -> float:
+    """The rate that the calibration supports and that is nearest to this one."""
+    curve = thresholds.curve
+    assert curve is not None
+    tail = curve.smallest_extrapolated_fmr if extrapolate else None
+    return min(max(fmr, curve.smallest_fmr if tail is None else tail), curve.largest_fmr)
 
 
 def _any_of(fmr: float, comparisons: float) -> float:

@@ -96,6 +96,10 @@ def test_a_calibration_without_means_is_taken_for_the_worst_of_what_it_says(best
     assert (person.fmr, person.fnmr) == (pytest.approx(1e-4), pytest.approx(0.02 * misses))
     # The strictest point there is, and what it comes to.
     assert choose_person_point(older, 4, 1e-6, None).fmr == pytest.approx(1e-6 * chances / 100, rel=1e-3)
+    assert older.curve is not None
+    assert older.curve.smallest_extrapolated_fmr is not None
+    last = choose_person_point(older, 4, older.curve.smallest_extrapolated_fmr, None, extrapolate=True)
+    assert (last.threshold, last.fmr) == (older.curve.end, pytest.approx(1e-9 * chances / 100, rel=1e-3))
 
 
 def test_the_interval_of_the_fpir_follows_from_that_of_the_fmr(thresholds: Thresholds) -> None:
@@ -112,6 +116,10 @@ def test_a_rate_that_so_large_a_gallery_does_not_allow_is_refused_unless_extrapo
         choose_search_point(thresholds, sizes, Wanted(fpir=0.001))  # fmt: skip
     assert caught.value.details["smallest_fpir"] == pytest.approx(1 - (1 - 1e-6) ** 1e6, rel=1e-3)
     assert caught.value.details["smallest_extrapolated_fpir"] == pytest.approx(1e-3, rel=0.01)
+    # What is told to be possible is.
+    for extrapolate, told in ((False, "smallest_fpir"), (True, "smallest_extrapolated_fpir")):
+        smallest = caught.value.details[told]
+        assert choose_search_point(thresholds, sizes, Wanted(smallest, extrapolate=extrapolate)).fpir == smallest
     far = choose_search_point(thresholds, sizes, Wanted(fpir=0.002, extrapolate=True))
     assert far.extrapolated
     assert far.threshold == pytest.approx(threshold_of(2e-9), abs=1e-3)
@@ -149,7 +157,7 @@ def test_a_tail_that_rests_on_the_last_counted_threshold_does_not_speak_for_it()
 
 def test_an_empty_gallery_identifies_nobody(thresholds: Thresholds) -> None:
     empty = choose_search_point(thresholds, {}, Wanted(fpir=0.01))
-    assert (empty.fpir, empty.fnir) == (0, None)
+    assert (str(empty.fpir), empty.fnir) == ("0.0", None)  # and not -0.0
 
 
 def test_two_rates_are_refused_and_so_is_a_rate_without_calibration(thresholds: Thresholds) -> None:
