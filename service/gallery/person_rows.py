@@ -14,6 +14,8 @@ from service.gallery.vectors import Keys
 
 UNIT_TOLERANCE = 1e-2
 NO_ROW = -1
+# Vectors of the shelf that are compared with a probe at a time.
+COMPARED = 8192
 Mask = NDArray[np.bool_]
 
 
@@ -95,9 +97,11 @@ class PersonRows:
     def remove(self, faces: Keys) -> None:
         """Take faces out, and overwrite their vectors; faces that are not there are passed over."""
         rows = self.rows_with(faces)
-        held = self.faces_of(rows)
+        numbers = self._on_shelf(rows)
+        # Of what goes no copy is made.
+        others = self._of_shelf(numbers[~np.isin(self._shelved.values[numbers], faces)])
         self.bury(rows)
-        self.append(_chosen(held, ~np.isin(held.faces, faces)))
+        self.append(others)
 
     def append(self, faces: Templates) -> None:
         """New rows, by ascending key, for persons of whom these are all the faces."""
@@ -108,6 +112,11 @@ class PersonRows:
         first, row = len(self._shelf), len(self)
         places = np.where(several, first + np.cumsum(counts * several) - counts, faces.faces[order][starts])
         templates = person_templates(vectors, starts, counts)
+        # What is noted of them below needs no memory any more.
+        for column in (self._persons, self._dead, self._places, self._counts):
+            column.reserve(len(persons))
+        for column in (self._shelved, self._shelved_rows):
+            column.reserve(int(shelved.sum()))
         try:
             self._shelf.add(vectors[shelved])
             self.index.add(templates)
@@ -132,14 +141,19 @@ class PersonRows:
         self._count(self.counts[rows], -1)
         numbers = self._on_shelf(rows)
         self._shelved_rows.values[numbers] = NO_ROW
-        self.index.erase(rows)
         self._shelf.erase(numbers)
+        self.index.erase(rows)  # last: on a GPU it can fail
 
     def rows_with(self, faces: Keys) -> Keys:
-        """The live rows that have some of these faces, ascending."""
+        """The live rows that have some of these faces, each once."""
         alone = np.isin(self._places.values, faces) & (self.counts == 1) & ~self.dead
         rows = self._shelved_rows.values[np.isin(self._shelved.values, faces)]
         return np.concatenate([np.flatnonzero(alone), np.unique(rows[rows != NO_ROW])])
+
+    def part_end(self, start: int, vectors: int) -> int:
+        """Where a range of rows ends that begins at ``start`` and has about so many live faces, or rows, at most."""
+        held = np.cumsum(np.maximum(1, self.counts[start : start + vectors] * ~self.dead[start : start + vectors]))
+        return start + max(1, int(np.searchsorted(held, vectors, "right")))
 
     def live_part(self, start: int, stop: int) -> tuple[Keys, Templates]:
         """The live rows in a range of rows, by ascending person, and all their faces."""
@@ -150,15 +164,9 @@ class PersonRows:
     def faces_of(self, rows: Keys) -> Templates:
         """All faces of these rows."""
         alone = rows[self.counts[rows] == 1]
-        several = rows[self.counts[rows] > 1]
-        numbers = self._on_shelf(several)
         return _joined(
             Templates(self._places.values[alone], self.persons[alone], self.index.vectors(alone)),
-            Templates(
-                self._shelved.values[numbers],
-                np.repeat(self.persons[several], self.counts[several]),
-                self._shelf.vectors(numbers),
-            ),
+            self._of_shelf(self._on_shelf(rows)),
         )
 
     def most_similar(self, rows: Keys, probe: NDArray[np.float64]) -> Keys:
@@ -169,7 +177,8 @@ class PersonRows:
             return faces
         counts = self.counts[rows[several]]
         numbers = self._on_shelf(rows[several])
-        similarities = (self._shelf.vectors(numbers) * probe).sum(axis=1)
+        parts = (numbers[start : start + COMPARED] for start in range(0, len(numbers), COMPARED))
+        similarities = np.concatenate([(self._shelf.vectors(part) * probe).sum(axis=1) for part in parts])
         owner = np.repeat(np.arange(len(several)), counts)
         order = np.lexsort((self._shelved.values[numbers], -similarities, owner))
         firsts = order[np.cumsum(counts) - counts]
@@ -186,6 +195,11 @@ class PersonRows:
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         numbers: Keys = np.repeat(self._places.values[rows], counts) + within
         return numbers
+
+    def _of_shelf(self, numbers: Keys) -> Templates:
+        """The faces with these numbers on the shelf, of live rows."""
+        owners = self.persons[self._shelved_rows.values[numbers]]
+        return Templates(self._shelved.values[numbers], owners, self._shelf.vectors(numbers))
 
     def _count(self, counts: NDArray[Any], sign: int) -> None:
         self.faces_live += sign * int(counts.sum())
@@ -230,12 +244,17 @@ class _Column:
         """(n,), to be written to until it grows."""
         return self._all[: self._used]
 
-    def extend(self, values: NDArray[Any]) -> None:
-        stop = self._used + len(values)
+    def reserve(self, more: int) -> None:
+        """Grow now, so that ``more`` values can be added without new memory."""
+        stop = self._used + more
         if stop > len(self._all):
             grown = np.zeros(max(stop, len(self._all) * 5 // 4, 64), self._all.dtype)
             grown[: self._used] = self.values
             self._all = grown
+
+    def extend(self, values: NDArray[Any]) -> None:
+        self.reserve(len(values))
+        stop = self._used + len(values)
         self._all[self._used : stop] = values
         self._used = stop
 
@@ -248,7 +267,3 @@ def _joined(some: Templates, others: Templates) -> Templates:
         np.concatenate([some.persons, others.persons]),
         np.concatenate([some.embeddings, others.embeddings]),
     )
-
-
-def _chosen(faces: Templates, which: Mask) -> Templates:
-    return Templates(faces.faces[which], faces.persons[which], faces.embeddings[which])

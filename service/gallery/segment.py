@@ -17,8 +17,8 @@ from service.gallery.vectors import Keys, Vectors
 DEAD_SHARE = 0.10
 DEAD_ROWS = 1024
 
-# Rows copied under one hold of the read lock, so that enrolments wait for a piece of a compaction and not for all.
-COPIED_ROWS = 8192
+# Vectors copied under one hold of the read lock, so that enrolments wait for a piece of a compaction and not for all.
+COPIED_VECTORS = 8192
 # Rows asked for at first, as a filter may drop most: for each person wanted, and at least. Then four times as many.
 OVERFETCH, FEWEST_ROWS, WIDER = 4, 32, 4
 # Up to this share of the rows, gathering those of a filter costs less than scanning all and dropping the others.
@@ -155,12 +155,13 @@ class Segment:
         fresh, origins, done = self._rows.emptied(), [np.empty(0, np.int64)], 0
         while True:
             with self._lock.reading():
-                if done + COPIED_ROWS >= len(self._rows):
+                end = self._rows.part_end(done, COPIED_VECTORS)
+                if end >= len(self._rows):
                     break
-                rows, templates = self._rows.live_part(done, done + COPIED_ROWS)
+                rows, templates = self._rows.live_part(done, end)
             fresh.append(templates)
             origins.append(rows)
-            done += COPIED_ROWS
+            done = end
         with self._lock.writing():
             rows, templates = self._rows.live_part(done, len(self._rows))
             fresh.append(templates)
@@ -236,4 +237,4 @@ class _Search:
 
 
 def _pieces(rows: Keys) -> Iterator[Keys]:
-    return (rows[start : start + COPIED_ROWS] for start in range(0, len(rows), COPIED_ROWS))
+    return (rows[start : start + COPIED_VECTORS] for start in range(0, len(rows), COPIED_VECTORS))

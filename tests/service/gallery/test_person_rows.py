@@ -63,7 +63,7 @@ def test_a_template_is_the_mean_of_the_faces_and_one_face_is_its_own():
 
 def test_a_template_does_not_depend_on_the_order_of_the_faces():
     rng = np.random.default_rng(1)
-    # Where sums of float64 differ with the order: large components beside small ones.
+    # Where sums of float32 differ with the order.
     faces = unit(rng, 7, 512)
     faces[:, ::2] *= 1e-4
     faces = (faces / np.linalg.norm(faces, axis=1, keepdims=True)).astype(np.float32)
@@ -119,6 +119,51 @@ def test_an_addition_that_fails_half_way_leaves_everybody_as_before_and_may_be_t
     assert (rows.faces_live, rows.persons_live) == (72, 24)
     assert rows.rows_with(more.faces).tolist() == list(range(22, 30))
     assert sorted(rows.faces().tolist()) == list(range(72))
+
+
+def test_wherever_memory_ends_an_addition_leaves_everybody_as_before(monkeypatch):
+    rng = np.random.default_rng(8)
+    rows, more, zeros = PersonRows(32), templates(rng, range(250, 600)), np.zeros
+    rows.add(templates(rng, range(250)))
+    for failing in range(100):
+        calls = iter(range(1000))
+
+        def until(*asked, calls=calls, failing=failing, **named):
+            if next(calls) == failing:
+                raise MemoryError
+            return zeros(*asked, **named)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(np, "zeros", until)
+            try:
+                rows.add(more)
+                break
+            except MemoryError:
+                pass
+        assert (rows.persons_live, rows.faces_live, sorted(rows.faces().tolist())) == (84, 250, list(range(250)))
+        assert len(rows) == len(rows.index) == len(rows.dead) == len(rows.counts)
+    assert failing > 6
+    assert (rows.persons_live, rows.faces_live, sorted(rows.faces().tolist())) == (200, 600, list(range(600)))
+    assert not rows.index.vectors(np.flatnonzero(rows.dead)).any()
+
+
+def test_what_is_removed_is_not_copied_and_is_overwritten_though_the_index_fails(monkeypatch):
+    rng = np.random.default_rng(9)
+    rows, held = PersonRows(32), templates(rng, range(30))
+    rows.add(held)
+    copied, vectors = [], shelf.Shelf.vectors
+
+    def fails(*_):
+        raise RuntimeError("the GPU is gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shelf.Shelf, "vectors", lambda *asked: copied.append(vectors(*asked)) or copied[-1])
+        rows.remove(np.array([4, 9, 10, 11]))
+        assert {v.tobytes() for v in np.concatenate(copied)} == {v.tobytes() for v in held.embeddings[[3, 5]]}
+        patched.setattr(FlatIndex, "erase", fails)
+        with pytest.raises(RuntimeError, match="GPU"):
+            rows.remove(np.array([0, 1, 2]))
+    assert not rows._shelf.vectors(np.array([0, 1, 2, 3, 4, 5, 9, 10, 11])).any()
 
 
 def test_how_many_persons_have_so_many_faces_is_kept_through_additions_and_removals() -> None:

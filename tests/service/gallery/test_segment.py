@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from service.gallery import flat_index
+from service.gallery import flat_index, person_rows
 from service.gallery import segment as segment_module
 from service.gallery.person_rows import PersonRows
 from service.gallery.records import Templates
@@ -107,7 +107,8 @@ def test_faces_that_8_bits_cannot_tell_apart_are_ranked_as_exactly(monkeypatch, 
     assert segment.search(asked, 5) == oracle.search(asked, 5)
 
 
-def test_persons_with_hundreds_of_photos_do_not_crowd_others_out():
+def test_persons_with_hundreds_of_photos_do_not_crowd_others_out(monkeypatch):
+    monkeypatch.setattr(person_rows, "COMPARED", 70)
     rng = np.random.default_rng(7)
     probe = unit(rng.standard_normal((1, 64)))
     many = unit(probe + 0.02 * rng.standard_normal((900, 64)))
@@ -218,7 +219,7 @@ def test_what_changes_during_a_compaction_is_in_its_result(monkeypatch):
     rng = np.random.default_rng(12)
     vectors, owners = clustered(rng, 300, 2, 32)
     segment, oracle = both(32, Templates(np.arange(600), owners, vectors))
-    monkeypatch.setattr(segment_module, "COPIED_ROWS", 100)
+    monkeypatch.setattr(segment_module, "COPIED_VECTORS", 100)
     steps = iter(range(100))
     append = PersonRows.append
 
@@ -243,6 +244,30 @@ def test_what_changes_during_a_compaction_is_in_its_result(monkeypatch):
     rows = segment._rows
     assert not rows.index.vectors(np.flatnonzero(rows.dead)).any()
     assert not rows._shelf.vectors(np.flatnonzero(rows._shelved_rows.values < 0)).any()
+
+
+def test_a_compaction_copies_so_many_vectors_at_a_time_however_many_a_person_has(monkeypatch):
+    rng = np.random.default_rng(14)
+    vectors, owners = clustered(rng, 60, 10, 16)
+    owners[-150:] = owners[-150]  # one person with many
+    segment, oracle = both(16, Templates(np.arange(600), owners, vectors))
+    for holder in (segment, oracle):
+        holder.remove(np.arange(100))
+    monkeypatch.setattr(segment_module, "COPIED_VECTORS", 64)
+    copied, live_part = [], PersonRows.live_part
+
+    def noted(rows, *asked):
+        numbers, part = live_part(rows, *asked)
+        copied.append((len(numbers), len(part.faces)))
+        return numbers, part
+
+    monkeypatch.setattr(PersonRows, "live_part", noted)
+    segment.compact()
+    assert sum(faces for _, faces in copied) == 500
+    assert sorted(copied)[0] == (1, 150)
+    assert max(faces for persons, faces in copied if persons > 1) <= 64
+    assert (segment.dead, len(segment._rows)) == (0, segment.persons)
+    assert segment.search(vectors[:3], 100) == oracle.search(vectors[:3], 100)
 
 
 def test_a_failed_compaction_leaves_the_segment_as_it_was(monkeypatch, caplog):
@@ -336,7 +361,7 @@ TORTURE = """
     from service.gallery.records import Templates
     from service.gallery.segment import Segment
 
-    module.DEAD_ROWS, module.COPIED_ROWS, D, STABLE = 64, 512, 64, 1500
+    module.DEAD_ROWS, module.COPIED_VECTORS, D, STABLE = 64, 512, 64, 1500
     rng = np.random.default_rng(5)
     def unit(n, rng):
         v = rng.standard_normal((n, D))
