@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from service.gallery.records import FaceRecord, PersonRecord
 from service.gallery.segment import Hit, Segment
 
-# Of faces, by their keys, the person and the face; those that are gone are left out.
-Owners = Callable[[Iterable[int]], Mapping[int, tuple[PersonRecord, FaceRecord]]]
+# By keys of faces, or of persons, the person and a face; those that are gone are left out.
+Owners = Mapping[int, tuple[PersonRecord, FaceRecord]]
+AskedFor = Callable[[Iterable[int]], Owners]
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Candidate:
     """A person who may be the probe's.
 
     Attributes:
-        face_id: the person's face that is most like the probe.
+        face_id: the person's face that is most like the probe; another one, should that be deleted at this moment.
         similarity: the cosine of the probe and the person's template, the mean of the faces.
     """
 
@@ -31,20 +32,28 @@ class Candidate:
 class NamedSegment:
     """A segment whose hits are given out as candidates. Probes that share a scan share the question to the store."""
 
-    def __init__(self, segment: Segment, owners: Owners) -> None:
-        self._segment, self._owners = segment, owners
+    def __init__(self, segment: Segment, owners: AskedFor, first_faces: AskedFor) -> None:
+        """``owners``, ``first_faces``: those of the ``Store``."""
+        self._segment, self._owners, self._first_faces = segment, owners, first_faces
 
     def search(
         self, probes: NDArray[np.float32], top_k: int, persons: NDArray[np.int64] | None
     ) -> list[list[Candidate]]:
-        """As ``Segment.search``. Whoever was deleted since the scan is no candidate."""
+        """As ``Segment.search``. Whoever was deleted since the scan is no candidate; who has lost a face only still is.
+
+        A face is gone from the store before it is from the segment.
+        """
         found = self._segment.search(probes, top_k, persons)
         known = self._owners(sorted({hit.face for hits in found for hit in hits}))
-        return [_candidates(hits, known) for hits in found]
+        doubtful = sorted({hit.person for hits in found for hit in hits if hit.face not in known})
+        others = self._first_faces(doubtful) if doubtful else {}
+        return [_candidates(hits, known, others) for hits in found]
 
 
-def _candidates(hits: list[Hit], known: Mapping[int, tuple[PersonRecord, FaceRecord]]) -> list[Candidate]:
-    alive = [(*known[hit.face], hit.similarity) for hit in hits if hit.face in known]
+def _candidates(hits: list[Hit], known: Owners, others: Owners) -> list[Candidate]:
+    """``known``: by face. ``others``: by person, where the face is gone."""
+    owners = [(known.get(hit.face) or others.get(hit.person), hit.similarity) for hit in hits]
+    alive = [(*owner, similarity) for owner, similarity in owners if owner]
     return [
         Candidate(person, face.id, similarity, rank) for rank, (person, face, similarity) in enumerate(alive, start=1)
     ]

@@ -56,7 +56,7 @@ class _Open:
         self.segment = segment
         self.writing = threading.Lock()
         self.loaded = loaded
-        self._named = NamedSegment(segment, store.owners)
+        self._named = NamedSegment(segment, store.owners, store.first_faces)
         self._shared = shared_scans(self._named)
 
     def search(

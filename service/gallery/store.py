@@ -229,6 +229,11 @@ class Store:
         with self._sessions.read() as connection:
             return store_faces.owners(connection, faces)
 
+    def first_faces(self, persons: Iterable[int]) -> dict[int, tuple[PersonRecord, FaceRecord]]:
+        """Of persons of any gallery, by their keys, the person and the oldest face; who has none is left out."""
+        with self._sessions.read() as connection:
+            return store_faces.first_faces(connection, persons)
+
     def face_keys(self, gallery_key: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The keys of all faces of a gallery, ascending, and of the person of each."""
         with self._sessions.read() as connection:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, bindparam, delete, insert, select
+from sqlalchemy import Connection, bindparam, delete, func, insert, select
 
 from service.errors import Conflict, FaceIdNotFound, InvalidRequest, ModelMismatch
 from service.gallery import store_crops, store_galleries, store_persons
@@ -127,6 +127,14 @@ def owners(connection: Connection, keys: Iterable[int]) -> dict[int, tuple[Perso
         for *person, key, id, facts, created_at in connection.execute(_OWNERS, {"keys": batch}):
             found[key] = PersonRecord(*person), FaceRecord(key, id, facts, created_at)
     return found
+
+
+def first_faces(connection: Connection, people: Iterable[int]) -> dict[int, tuple[PersonRecord, FaceRecord]]:
+    """See ``Store.first_faces``."""
+    oldest = select(func.min(faces.c.key)).group_by(faces.c.person_key)
+    queries = (oldest.where(faces.c.person_key.in_(batch)) for batch in batches(people))
+    found = owners(connection, [key for query in queries for key in connection.execute(query).scalars()])
+    return {person.key: (person, face) for person, face in found.values()}
 
 
 # Made once: a search would spend more time on putting it together than on its rows.

@@ -153,6 +153,30 @@ def test_a_deletion_that_failed_behind_its_first_step_is_brought_in_step_at_once
     assert [first(galleries, "g", EYE[i]) for i in (0, 1, 2)] == ["f0", None, "f2"]
 
 
+def test_whoever_loses_a_face_at_this_moment_is_found_by_the_others(store: Store, monkeypatch) -> None:
+    """Between the store, where the face is gone already, and the index, where it is not yet."""
+    filled(store, "g", 3)
+    store.add_faces("g", "p0", [NewFace(EYE[6], "later"), NewFace(EYE[7], "latest")])
+    galleries = Galleries(store, CONTRACT, 8)
+    galleries.load()
+    erase, found = store.erase, []
+
+    def searched() -> bool:
+        [candidates] = galleries.search("g", EYE[7:], 3, None).candidates
+        found.append({c.person.id: (c.face_id, c.rank) for c in candidates})
+        return erase()
+
+    monkeypatch.setattr(store, "erase", searched)
+    galleries.delete_face("g", "p0", "latest")
+    galleries.delete_face("g", "p1", "f1")
+    galleries.delete_person("g", "p2")
+    assert found == [
+        {"p0": ("f0", 1), "p1": ("f1", 2), "p2": ("f2", 3)},
+        {"p0": ("f0", 1), "p2": ("f2", 2)},
+        {"p0": ("f0", 1)},
+    ]
+
+
 def test_searches_go_on_while_a_gallery_is_being_changed(store: Store) -> None:
     filled(store, "g", 3)
     galleries = Galleries(store, CONTRACT, 8)
