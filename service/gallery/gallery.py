@@ -209,6 +209,11 @@ class Galleries:
                 except Exception:
                     log.exception("Gallery %s is out of step with its store until its next change.", gallery)
                 raise
+        with contextlib.suppress(GalleryNotFound):
+            if self.store.gallery(gallery).key != record.key:
+                # Deleted and made anew meanwhile; the change may be one of the new gallery.
+                with self._changing(gallery):
+                    pass
 
     def _in_step(self, gallery: str, key: int, segment: Segment) -> None:
         if self.store.gallery(gallery).faces != len(segment):

@@ -177,6 +177,36 @@ def test_whoever_loses_a_face_at_this_moment_is_found_by_the_others(store: Store
     ]
 
 
+def test_what_is_changed_in_a_gallery_that_is_made_anew_at_this_moment_is_seen(store: Store, monkeypatch) -> None:
+    filled(store, "g", 3)
+    galleries = Galleries(store, CONTRACT, 8)
+    galleries.load()
+    add, remove = store.add_faces, store.delete_face
+
+    def made_anew(faces: int) -> None:
+        galleries.delete("g")
+        filled(store, "g", 0)
+        for i in range(faces):
+            galleries.enrol("g", f"p{i}", [NewFace(EYE[i], f"f{i}")], None, lambda _: {})
+
+    def added(*asked):
+        monkeypatch.setattr(store, "add_faces", add)
+        made_anew(0)
+        return add(*asked)
+
+    def removed(*asked):
+        made_anew(3)
+        return remove(*asked)
+
+    monkeypatch.setattr(store, "add_faces", added)
+    galleries.enrol("g", "p3", [NewFace(EYE[3], "f3")], None, lambda _: {})
+    assert [first(galleries, "g", EYE[i]) for i in (0, 3)] == [None, "f3"]
+    monkeypatch.setattr(store, "delete_face", removed)
+    galleries.delete_face("g", "p1", "f1")
+    assert len(galleries._open[store.gallery("g").key].segment) == 2
+    assert [first(galleries, "g", EYE[i]) for i in (0, 1, 2)] == ["f0", None, "f2"]
+
+
 def test_searches_go_on_while_a_gallery_is_being_changed(store: Store) -> None:
     filled(store, "g", 3)
     galleries = Galleries(store, CONTRACT, 8)
