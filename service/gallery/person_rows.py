@@ -212,11 +212,11 @@ class PersonRows:
         kept = len(self.index) - row
         for column, value in ((self._persons, NO_ROW), (self._places, 0), (self._counts, 1), (self._dead, True)):
             column.extend(np.full(kept, value))
-        self.index.erase(np.arange(row, row + kept))
         lost = len(self._shelf) - len(self._shelved.values)
         self._shelf.erase(np.arange(len(self._shelf) - lost, len(self._shelf)))
         self._shelved.extend(np.zeros(lost, np.int64))
         self._shelved_rows.extend(np.full(lost, NO_ROW))
+        self.index.erase(np.arange(row, row + kept))
 
     def _check(self, new: Templates) -> None:
         n = len(new.faces)

@@ -10,7 +10,7 @@ from service.gallery.vectors import Keys, Vectors
 
 # Faces whose sum is shorter than this point nowhere together.
 SHORTEST_SUM = 1e-6
-# Components are added up as whole multiples of 2⁻⁴⁰, whose sums do not depend on their order; of up to 2²³ faces.
+# Components are added up as whole multiples of 2⁻⁴⁰, whose sums do not depend on their order; of up to 2²² faces.
 ONE = 2.0**40
 
 

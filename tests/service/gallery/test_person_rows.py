@@ -124,6 +124,26 @@ def test_an_addition_that_fails_half_way_leaves_everybody_as_before_and_may_be_t
     assert sorted(rows.faces().tolist()) == list(range(72))
 
 
+def test_an_addition_whose_remains_the_index_cannot_erase_may_be_tried_again(monkeypatch):
+    rng = np.random.default_rng(6)
+    rows, more = PersonRows(32), templates(rng, range(6, 12))
+
+    def fails(*_):
+        raise RuntimeError("the GPU is gone")
+
+    rows.add(templates(rng, range(6)))
+    with monkeypatch.context() as patched:
+        patched.setattr(FlatIndex, "add", fails)
+        patched.setattr(FlatIndex, "erase", fails)
+        with pytest.raises(RuntimeError, match="GPU"):
+            rows.add(more)
+    rows.add(more)
+    found = rows.faces_of(rows.rows_with(more.faces))
+    assert dict(zip(found.faces.tolist(), found.embeddings.tolist(), strict=True)) == dict(
+        zip(more.faces.tolist(), more.embeddings.tolist(), strict=True)
+    )
+
+
 def test_wherever_memory_ends_an_addition_leaves_everybody_as_before(monkeypatch):
     rng = np.random.default_rng(8)
     rows, more, zeros = PersonRows(32), templates(rng, range(250, 600)), np.zeros
