@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.gallery.column import Column
 from service.gallery.index import make_index
 from service.gallery.person_template import person_templates
 from service.gallery.records import Templates
@@ -38,11 +39,11 @@ class PersonRows:
         self.faces_live = 0
         self.sizes: Counter[int] = Counter()
         self._largest_face = self._largest_person = np.iinfo(np.int64).min
-        self._persons, self._dead = _Column(np.int64), _Column(np.bool_)
+        self._persons, self._dead = Column(np.int64), Column(np.bool_)
         # The only face of a row, or where on the shelf its first one is.
-        self._places, self._counts = _Column(np.int64), _Column(np.int32)
+        self._places, self._counts = Column(np.int64), Column(np.int32)
         self._shelf = Shelf(dimension)
-        self._shelved, self._shelved_rows = _Column(np.int64), _Column(np.int64)
+        self._shelved, self._shelved_rows = Column(np.int64), Column(np.int64)
 
     def __len__(self) -> int:
         """All rows, dead ones too."""
@@ -230,33 +231,6 @@ class PersonRows:
             raise ValueError("A face is given twice.")
         if n and new.faces.min() <= self._largest_face and len(self.rows_with(new.faces)):
             raise ValueError("A face is in the index already.")
-
-
-class _Column:
-    """A numpy array that grows at its end."""
-
-    def __init__(self, dtype: type) -> None:
-        self._all: NDArray[Any] = np.empty(0, dtype)
-        self._used = 0
-
-    @property
-    def values(self) -> NDArray[Any]:
-        """(n,), to be written to until it grows."""
-        return self._all[: self._used]
-
-    def reserve(self, more: int) -> None:
-        """Grow now, so that ``more`` values can be added without new memory."""
-        stop = self._used + more
-        if stop > len(self._all):
-            grown = np.zeros(max(stop, len(self._all) * 5 // 4, 64), self._all.dtype)
-            grown[: self._used] = self.values
-            self._all = grown
-
-    def extend(self, values: NDArray[Any]) -> None:
-        self.reserve(len(values))
-        stop = self._used + len(values)
-        self._all[self._used : stop] = values
-        self._used = stop
 
 
 def _joined(some: Templates, others: Templates) -> Templates:
