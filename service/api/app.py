@@ -85,6 +85,9 @@ def create_app(
         # FastAPI's own documentation pages load scripts from elsewhere; the document itself is at /openapi.json.
         docs_url=None,
         redoc_url=None,
+        # Whoever resolves a face's id `..` in an address, as browsers do, asks for `/v1/galleries/staff/persons/ann/`;
+        # led on to the path without the last slash, a deletion would take the person.
+        redirect_slashes=False,
         dependencies=[Depends(admit)],
         # Its own spans and records hold paths, and with them ids, and messages; ours are in service.tracing.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},

@@ -342,3 +342,12 @@ def test_ids_are_plain(service: TestClient, bad: str) -> None:
     answer = service.put(f"/v1/galleries/{bad}", json={})
     assert answer.status_code in (404, 422)
     assert answer.json()["error"]["code"] == "invalid_request"
+
+
+def test_a_slash_at_the_end_leads_to_nothing_else(service: TestClient) -> None:
+    make(service, "ann")
+    # What browsers and curl make of `/v1/galleries/staff/persons/..`, and of `…/persons/ann/faces/..`.
+    for path in ("/v1/galleries/staff/", "/v1/galleries/staff/persons/ann/"):
+        answer = service.delete(path)
+        assert (answer.status_code, answer.json()["error"]["code"], answer.history) == (404, "invalid_request", [])
+    assert service.get("/v1/galleries/staff/persons/ann").status_code == 200

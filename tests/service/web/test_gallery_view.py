@@ -106,6 +106,22 @@ def test_deleting_asks_first(opened: Opened, site: Site, key: str) -> None:
         assert api.get("/galleries/deleted").status_code == 404
 
 
+def test_an_id_of_dots_deletes_nothing_else(opened: Opened, site: Site, key: str, portrait: bytes) -> None:
+    with site.api(key) as api:
+        api.put("/galleries/dots")
+        api.put("/galleries/dots/persons/ann")
+        made = api.post("/galleries/dots/persons/ann/faces", files={"images": portrait}, data={"face_ids": ".."})
+        assert made.status_code == 201
+        page = opened("gallery")
+        page.get_by_role("button", name=re.compile("^dots")).click()
+        page.locator("summary", has_text="ann").click()
+        page.get_by_role("button", name="Delete face ..", exact=True).click()
+        page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+        expect(page.locator(".person-open").get_by_role("alert")).to_contain_text("cannot ask for the id ..")
+        assert api.get("/galleries/dots/persons/ann").status_code == 200
+        assert api.delete("/galleries/dots").status_code == 204
+
+
 def test_a_run_can_be_stopped(opened: Opened, site: Site, key: str, tmp_path: Path, portrait: bytes) -> None:
     for i in range(60):
         # Bytes after the end of a JPEG are nothing to a decoder, but another photo to the digest.

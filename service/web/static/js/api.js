@@ -76,6 +76,9 @@ export function form(fields) {
 
 /** `/v1/galleries/…` of ids, each escaped. */
 export function galleryPath(gallery, ...rest) {
+  // Browsers take these for steps up in the address, however they are escaped: something else would be asked for.
+  const step = [gallery, ...rest].find((id) => id === '.' || id === '..');
+  if (step) throw new ApiError(0, 'invalid_request', `Browsers cannot ask for the id ${step}; the Python client can.`);
   return ['/v1/galleries', ...[gallery, ...rest].map(encodeURIComponent)].join('/');
 }
 
