@@ -52,7 +52,16 @@ class Page(Generic[T]):
 
 
 def path_of(*parts: str) -> str:
-    """``/v1/a/b`` of parts that may hold anything. A part of dots alone would be taken for a step up."""
+    """``/v1/a/b`` of ids.
+
+    Raises:
+        ValueError: an id that is empty or has a slash. The path would be another one, even escaped, and the call
+            perhaps another: the person ``ann/faces/f1`` would be a face.
+    """
+    for part in parts:
+        if not part or "/" in part:
+            raise ValueError(f"{part!r:.200} is no id. Ids are 1 to 128 letters, digits or any of . _ : -")
+    # One of dots alone would be taken for a step up.
     escaped = (part.replace(".", "%2E") if not part.strip(".") else quote(part, safe="") for part in parts)
     return "".join(f"/{part}" for part in ("v1", *escaped))
 

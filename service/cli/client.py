@@ -12,6 +12,7 @@ from likeness.client import DEFAULT_URL
 from likeness.operations import Call
 from service.api.errors import STATUS_AND_CODE
 from service.errors import InvalidRequest, LikenessError, ModelMismatch, Unavailable, UnusableInput
+from service.gallery.store_values import checked_id
 
 # A service that restarts meanwhile is waited for.
 PATIENT = likeness.Retries(attempts=10_000, patience_s=60)
@@ -67,8 +68,10 @@ def prepare_gallery(client: Client, gallery: str, name: str | None = None, descr
     there.
 
     Raises:
+        InvalidRequest: it is no id.
         ModelMismatch: it holds those of another contract.
     """
+    checked_id("gallery", gallery)
     info = client.answer(photo_calls.info())
     try:
         record = client.answer(gallery_calls.get_gallery(gallery))

@@ -244,6 +244,13 @@ async def test_address_and_key_come_from_the_environment(
     assert refused.value.status == 401
 
 
+async def test_an_id_is_one_step_of_a_path(kind: str) -> None:
+    async with opened(kind, "http://127.0.0.1:1") as caller:
+        for id in ("ann/faces/f1", "", "/"):
+            with pytest.raises(ValueError, match="is no id"):
+                await caller.delete_person("staff", id)
+
+
 @pytest.mark.parametrize("address", ["localhost:8000", "nonsense", "ftp://somewhere", "http://", "http://[::1"])
 def test_what_is_no_address_is_told(address: str) -> None:
     with pytest.raises(ValueError, match="is no address of a service"):

@@ -234,6 +234,7 @@ def test_what_cannot_be_enrolled_ends_with_its_exit_code(
         (("none", folder / "empty"), "has no photos"),
         (("none", tmp_path / "missing"), "No such file or directory"),
         (("no ne", folder), "is not a gallery id"),
+        (("none/persons", folder), "is not a gallery id"),
         (("none", folder, "--workers", "0"), "--workers must be 1 to 64"),
         (("none", folder, "--rejected", tmp_path), "Is a directory"),
     ):
