@@ -44,9 +44,10 @@ def wanted(environ: Mapping[str, str] = os.environ) -> bool:
         raise InvalidRequest(f"OTEL_TRACES_EXPORTER is {exporter!r}; traces are exported with 'otlp' only.")
     if not exporter and not any(environ.get(name) for name in ENDPOINTS):
         return False
-    for name in PROTOCOLS:
-        if environ.get(name, HTTP) != HTTP:
-            raise InvalidRequest(f"{name} is {environ[name]!r}; traces are sent as {HTTP!r} only.")
+    # The first that is set, and an empty one is not: so OpenTelemetry reads them.
+    name = next((name for name in PROTOCOLS if environ.get(name)), None)
+    if name is not None and environ[name] != HTTP:
+        raise InvalidRequest(f"{name} is {environ[name]!r}; traces are sent as {HTTP!r} only.")
     return True
 
 

@@ -15,6 +15,8 @@ import httpx2
 import pytest
 
 from service.cli.main import EXIT_UNAVAILABLE, EXIT_WRONG_USE, main
+from service.errors import InvalidRequest
+from service.tracing import wanted
 
 OTLP = "opentelemetry.proto.collector.trace.v1.trace_service_pb2"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -134,6 +136,20 @@ def test_without_the_variables_the_sdk_is_not_imported() -> None:
         "sys.exit(any(name.startswith(('opentelemetry.sdk', 'opentelemetry.exporter')) for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+def test_variables_are_read_as_opentelemetry_reads_them() -> None:
+    endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
+    assert not wanted({})
+    assert not wanted({"OTEL_EXPORTER_OTLP_ENDPOINT": ""})
+    assert not wanted({**endpoint, "OTEL_TRACES_EXPORTER": "none"})
+    assert wanted({"OTEL_TRACES_EXPORTER": "otlp"})
+    # Empty is not set, and the one for traces goes before the one for everything.
+    assert wanted({**endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": ""})
+    of_all, of_traces = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf"}
+    assert wanted({**endpoint, **of_all, **of_traces})
+    with pytest.raises(InvalidRequest, match="OTEL_EXPORTER_OTLP_PROTOCOL is 'grpc'"):
+        wanted({**endpoint, **of_all})
 
 
 def test_what_is_asked_for_is_there_or_refused(
