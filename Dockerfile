@@ -42,9 +42,9 @@ VOLUME /data
 EXPOSE 8000
 # Drains: docs/api.md, "Under load".
 STOPSIGNAL SIGTERM
-# The first start obtains weights before it listens.
+# The first start obtains weights before it listens. A proxy of the environment, needed for that, is not asked.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=120s --retries=3 \
-  CMD ["python3", "-ISc", "import os, urllib.request as u; u.urlopen('http://127.0.0.1:%s/v1/health/ready' % os.environ.get('LIKENESS_PORT', 8000), timeout=2)"]
+  CMD ["python3", "-ISc", "import os, urllib.request as u; u.build_opener(u.ProxyHandler({})).open('http://127.0.0.1:%s/v1/health/ready' % (os.environ.get('LIKENESS_PORT') or 8000), timeout=2)"]
 ENTRYPOINT ["likeness-entry"]
 CMD ["serve"]
 

@@ -3,6 +3,7 @@
 import ipaddress
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,10 @@ def test_prometheus_asks_who_answers_with_the_key_that_is_mounted() -> None:
 
 def test_what_the_image_is_made_of_is_not_left_out_of_the_context() -> None:
     kept = (ROOT / ".dockerignore").read_text(encoding="utf-8").split("\n")
-    for copied in ("requirements", "service", "export", "models", "pyproject.toml", "README.md", "deploy/*.sh"):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    packages = [name.rstrip("*") for name in project["tool"]["setuptools"]["packages"]["find"]["include"]]
+    assert "service" in packages
+    for copied in (*packages, "requirements", "pyproject.toml", project["project"]["readme"], "deploy/*.sh"):
         assert f"!{copied}" in kept
     assert "*" in kept, "all else stays out: data folders above all"
     for script in re.findall(r"deploy/\w+\.sh", DOCKERFILE):
