@@ -91,7 +91,7 @@ def main() -> int:
     args = parser.parse_args()
     try:
         return asyncio.run(run(args.folder, args.fmr))
-    except (LikenessError, OSError) as error:
+    except (LikenessError, OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
 

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
-from migrating import arguments, enrol
+from migrating import arguments, enrol, keep
 
 from likeness import LikenessError, PersonFolder, person_id_of
 from likeness.folders import persons_of
@@ -45,15 +45,16 @@ def download(peer: httpx.Client, saved: Path) -> list[PersonFolder]:
     """All subjects, with their images in a folder each."""
     photos: dict[str, list[Path]] = {}
     for subject, image in examples_of(peer):
-        path = saved / person_id_of(subject) / f"{person_id_of(image)}.jpg"
+        # A subject may be called "..", and that is no folder of its own.
+        folder = saved / (person_id_of(subject) if subject.strip(".") else "dots")
+        path = folder / f"{person_id_of(image)}.jpg"
         if not path.exists():
             answer = peer.get(f"{FACES}/{image}/img")
             answer.raise_for_status()
             if not answer.content:
                 print(f"{subject}: CompreFace has not kept the image {image}.", file=sys.stderr)
                 continue
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(answer.content)
+            keep(path, answer.content)
         photos.setdefault(subject, []).append(path)
     return [PersonFolder(person_id_of(subject), subject, tuple(paths)) for subject, paths in photos.items()]
 

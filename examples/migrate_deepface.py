@@ -44,7 +44,7 @@ def main() -> int:
         return 2
     try:
         return enrol(args, persons)
-    except LikenessError as error:
+    except (LikenessError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
 

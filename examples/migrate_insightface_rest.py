@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 
 import httpx
-from migrating import arguments, enrol
+from migrating import arguments, enrol, keep
 
 from likeness import LikenessError, PersonFolder, person_id_of
 
@@ -45,8 +45,7 @@ def downloaded(web: httpx.Client, address: str, saved: Path) -> Path:
     if not path.exists():
         answer = web.get(address)
         answer.raise_for_status()
-        saved.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(answer.content)
+        keep(path, answer.content)
     return path
 
 
@@ -60,7 +59,7 @@ def main() -> int:
         return enrol(args, persons_of(args.table, args.images, args.saved))
     except KeyError as error:
         print(f"{args.table} has no column {error}; person and image are needed.", file=sys.stderr)
-    except (LikenessError, httpx.HTTPError, OSError) as error:
+    except (LikenessError, httpx.HTTPError, OSError, ValueError) as error:
         print(error, file=sys.stderr)
     return 2
 

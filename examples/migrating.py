@@ -9,6 +9,7 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 from likeness import Client, PersonFolder, PhotoOutcome
 
@@ -28,6 +29,14 @@ def arguments(what: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--workers", type=int, default=4, help="photos sent at once (default: 4)")
     return parser
+
+
+def keep(path: Path, content: bytes) -> None:
+    """Write a downloaded photo, whole or not at all: what is there is not downloaded again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    part.write_bytes(content)
+    part.replace(path)
 
 
 def enrol(args: argparse.Namespace, persons: Sequence[PersonFolder]) -> int:

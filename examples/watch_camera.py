@@ -81,7 +81,7 @@ def main() -> int:
     args = parser.parse_args()
     try:
         watch(args)
-    except (LikenessError, OSError) as error:
+    except (LikenessError, OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -199,14 +199,15 @@ def test_a_face_collection_of_compreface(
     portrait: bytes,
     portrait_again: bytes,
     group_photo: bytes,
+    scenery: bytes,
 ) -> None:
     url, server = web
     faces = "/api/v1/recognition/faces"
     kept = {"id-1": ("Zoë / B", portrait), "id-2": ("Zoë / B", portrait_again), "id-3": ("six", group_photo)}
-    kept["id-4"] = ("lost", b"")
-    for page, ids in enumerate((["id-1", "id-3"], ["id-2", "id-4"])):
+    kept |= {"id-4": ("lost", b""), "id-5": ("..", scenery)}
+    for page, ids in enumerate((["id-1", "id-3"], ["id-2", "id-4", "id-5"])):
         told = [{"image_id": id, "subject": kept[id][0]} for id in ids]
-        answer = {"faces": told, "page_number": page, "page_size": 2, "total_pages": 2, "total_elements": 4}
+        answer = {"faces": told, "page_number": page, "page_size": 2, "total_pages": 2, "total_elements": 5}
         server.paths[f"{faces}?page={page}"] = json.dumps(answer).encode()
     for id, (_, content) in kept.items():
         server.paths[f"{faces}/{id}/img"] = content
@@ -215,13 +216,15 @@ def test_a_face_collection_of_compreface(
     assert (refused.returncode, "404" in refused.stderr) == (2, True)
     run = example(*arguments, COMPREFACE_API_KEY="peer-key")
     assert run.returncode == 0, run.stderr
-    assert run.stdout == f"{gallery}: 2 persons, 2 photos enrolled, 0 already there, 1 rejected\n"
+    assert run.stdout == f"{gallery}: 3 persons, 2 photos enrolled, 0 already there, 2 rejected\n"
     assert "lost: CompreFace has not kept the image id-4" in run.stderr
     assert "multiple_faces" in run.stderr
-    assert enrolled(client, gallery) == {"Zoë / B": 2, "six": 0}
+    assert enrolled(client, gallery) == {"Zoë / B": 2, "six": 0, "..": 0}
+    assert [path.name for path in tmp_path.rglob("*id-5*")] == ["id-5.jpg"]
+    assert (tmp_path / "saved" / "dots" / "id-5.jpg").is_file(), "not beside the folder"
     server.asked.clear()
     again = example(*arguments, "--faces", "largest", COMPREFACE_API_KEY="peer-key")
-    assert "1 photos enrolled, 2 already there, 0 rejected" in again.stdout
+    assert "1 photos enrolled, 2 already there, 1 rejected" in again.stdout
     assert [path for path in server.asked if "/img" in path] == [f"{faces}/id-4/img"]
     assert person_id_of("Zoë / B") in {person.id for person in client.persons(gallery)}
     # Images that somebody has saved before.
