@@ -123,6 +123,12 @@ def checked_url(url: str) -> str:
         raise ValueError(f"{url!r} is no address of a service: {error}") from error
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise ValueError(f"{url!r} is no address of a service; it has to look like http://127.0.0.1:8000.")
+    if parsed.userinfo or parsed.query or parsed.fragment:
+        # Not shown: errors and logs name the address, and a password would be in it.
+        raise ValueError(
+            "The address of the service has a user name, a query or a fragment; leave them out. An access key is given "
+            "as api_key, or in LIKENESS_API_KEY."
+        )
     return url.rstrip("/")
 
 

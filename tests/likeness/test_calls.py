@@ -257,6 +257,13 @@ def test_what_is_no_address_is_told(address: str) -> None:
         Client(address)
 
 
+@pytest.mark.parametrize("address", ["http://me:secret@host", "http://host/?key=secret", "http://host/#secret"])
+def test_a_secret_in_an_address_is_refused_and_not_shown(address: str) -> None:
+    with pytest.raises(ValueError, match="leave them out") as refused:
+        Client(address)
+    assert "secret" not in str(refused.value)
+
+
 def test_what_is_no_key_is_told_but_not_shown() -> None:
     with pytest.raises(ValueError, match="printable ASCII") as refused:
         Client(api_key="secret\nkey")
