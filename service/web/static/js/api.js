@@ -67,10 +67,13 @@ export function query(fields) {
   return new URLSearchParams(Object.entries(fields).filter(([, value]) => value !== null && value !== undefined));
 }
 
-/** A multipart body; a field that is null is left out. */
+/** A multipart body; a field that is null is left out, and so are the names of files, which tell who is in a photo. */
 export function form(fields) {
   const body = new FormData();
-  for (const [name, value] of Object.entries(fields)) if (value !== null) body.append(name, value);
+  for (const [name, value] of Object.entries(fields)) {
+    if (value instanceof Blob) body.append(name, value, 'photo');
+    else if (value !== null) body.append(name, value);
+  }
   return body;
 }
 
