@@ -12,7 +12,7 @@ Opened = Callable[..., Page]
 VIEWS = ("verify", "gallery", "search", "status")
 
 
-def test_the_key_is_asked_for_and_stays_in_its_tab(page: Page, site: Site, key: str) -> None:
+def test_the_key_is_asked_for_and_stays_in_its_tab(page: Page, site: Site, key: str, portrait: bytes) -> None:
     page.goto(f"{site.url}/")
     dialog = page.get_by_role("dialog", name="Access key")
     expect(dialog.get_by_label("Key", exact=True)).to_be_focused()
@@ -35,10 +35,21 @@ def test_the_key_is_asked_for_and_stays_in_its_tab(page: Page, site: Site, key: 
     other_tab = page.context.new_page()
     other_tab.goto(f"{site.url}/")
     expect(other_tab.get_by_role("dialog", name="Access key")).to_be_visible()
+    with site.api(key) as api:
+        assert api.put("/galleries/forgotten", json={"name": "Forgotten"}).status_code in (200, 201)
+    page.set_input_files("#verify-a input[type=file]", photo("a.jpg", portrait))
+    expect(page.locator("#verify-a .overlay rect")).to_have_count(1)
+    page.locator('nav a[href="#gallery"]').click()
+    expect(page.locator("#galleries")).to_contain_text("Forgotten")
     page.get_by_role("button", name="Change the access key").click()
     page.get_by_role("button", name="Forget the key").click()
     expect(dialog).to_be_visible()
     assert page.evaluate("sessionStorage.length") == 0
+    # What the key has shown is gone with it.
+    expect(page.locator("#galleries")).not_to_contain_text("Forgotten")
+    expect(page.locator("#verify-a .overlay")).to_have_count(0)
+    with site.api(key) as api:
+        assert api.delete("/galleries/forgotten").status_code == 204
 
 
 def test_a_key_without_the_scope_is_told_so(opened: Opened, site: Site) -> None:

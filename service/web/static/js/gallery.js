@@ -37,6 +37,12 @@ export async function enter(note = null) {
     h('p', { class: 'card hint' }, 'A gallery holds the persons among whom is searched. Make one to begin.'));
 }
 
+export function forget() {
+  panels.clear();
+  show(byId('galleries'));
+  show(byId('gallery-open'));
+}
+
 function pick({ id, name, persons, faces }) {
   const current = id === chosenGallery();
   return h('li', {}, h('button', {
@@ -48,7 +54,7 @@ function pick({ id, name, persons, faces }) {
 async function look(id) {
   choose(id);
   await enter();
-  byId('galleries').querySelector('[aria-current]').focus();
+  byId('galleries').querySelector('[aria-current]')?.focus();
 }
 
 function opened(gallery, facts) {

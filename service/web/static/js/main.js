@@ -1,6 +1,6 @@
 // The page: which view is open, and whether the service answers.
 
-import { events } from './api.js';
+import { events, key } from './api.js';
 import { byId, h, show } from './dom.js';
 import * as gallery from './gallery.js';
 import * as keys from './key.js';
@@ -18,7 +18,11 @@ function build() {
   keys.build();
   for (const view of Object.values(VIEWS)) view.build();
   addEventListener('hashchange', () => go(true));
-  events.addEventListener('key', enter);
+  events.addEventListener('key', () => {
+    // Whoever forgets the key leaves: what it has shown goes with it.
+    if (key.get() === null) for (const view of Object.values(VIEWS)) view.forget?.();
+    enter();
+  });
   events.addEventListener('unreachable', waitForService);
   document.addEventListener('paste', (event) => {
     const files = [...event.clipboardData.files].filter((file) => file.type.startsWith('image/'));

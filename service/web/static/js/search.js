@@ -36,6 +36,11 @@ export async function enter() {
   slot.retry();
 }
 
+export function forget() {
+  slot.clear();
+  show(byId('search-gallery'));
+}
+
 export function paste(files) {
   slot.set(files[0]);
 }

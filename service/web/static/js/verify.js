@@ -32,6 +32,10 @@ export async function enter() {
   slots.forEach((slot) => slot.retry());
 }
 
+export function forget() {
+  slots.forEach((slot) => slot.clear());
+}
+
 /** Files that were pasted. */
 export function paste(files) {
   const free = slots.find((slot) => slot.file === null) ?? slots[1];
