@@ -5,9 +5,6 @@ from typing import Any
 from service import __version__, metrics
 from service.engine import Engine
 from service.gallery.gallery import Galleries
-from service.gallery.records import GalleryRecord
-
-_PAGE = 1000
 
 
 def refresh(state: Any) -> None:
@@ -31,7 +28,7 @@ def refresh(state: Any) -> None:
 
 
 def _sizes(galleries: Galleries, contract: str) -> None:
-    records = _records(galleries)
+    records = list(galleries.store.every_gallery())
     own = [record for record in records if record.embedding_contract == contract]
     held = [galleries.held(record.key) for record in own]
     metrics.GALLERIES.labels("own").set(len(own))
@@ -42,14 +39,3 @@ def _sizes(galleries: Galleries, contract: str) -> None:
     metrics.GALLERIES_LOADING.set(sum(not loaded for _, loaded in held))
     lag = sum(abs(record.faces - faces) for record, (faces, _) in zip(own, held, strict=True))
     metrics.INDEX_LAG_FACES.set(lag)
-
-
-def _records(galleries: Galleries) -> list[GalleryRecord]:
-    found: list[GalleryRecord] = []
-    cursor = None
-    while True:
-        page = galleries.store.galleries(cursor, _PAGE)
-        found += page.items
-        if page.cursor is None:
-            return found
-        cursor = page.cursor

@@ -222,13 +222,7 @@ class Galleries:
 
     def _own(self) -> Iterator[GalleryRecord]:
         """The galleries of this contract."""
-        cursor = None
-        while True:
-            page = self.store.galleries(cursor, 1000)
-            yield from (record for record in page.items if record.embedding_contract == self._contract)
-            if page.cursor is None:
-                return
-            cursor = page.cursor
+        return (record for record in self.store.every_gallery() if record.embedding_contract == self._contract)
 
     def _new(self, loaded: bool) -> _Open:
         return _Open(Segment(self._dimension, self.device), self.store, loaded)

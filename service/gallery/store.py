@@ -26,7 +26,7 @@ from service.gallery.records import FaceRecord, GalleryRecord, Metadata, NewFace
 from service.gallery.store_bulk import BulkPerson, Imported
 from service.gallery.store_faces import AddedFaces, Answer, Once
 from service.gallery.store_session import Sessions
-from service.gallery.store_values import batches
+from service.gallery.store_values import MAX_PAGE, batches
 from service.reserve import RESERVE_BYTES
 from service.security.key_file import KeyFile
 from service.security.master_key import FilePlace
@@ -137,6 +137,16 @@ class Store:
         """Up to ``limit`` (1 to 1000) galleries in the order of their ids."""
         with self._sessions.read() as connection:
             return store_galleries.page(connection, cursor, limit)
+
+    def every_gallery(self) -> Iterator[GalleryRecord]:
+        """All of them in the order of their ids; each page of them is of one moment."""
+        cursor = None
+        while True:
+            page = self.galleries(cursor, MAX_PAGE)
+            yield from page.items
+            if page.cursor is None:
+                return
+            cursor = page.cursor
 
     def galleries_among(self, ids: Collection[str], cursor: str | None = None, limit: int = 100) -> Page[GalleryRecord]:
         """As ``galleries``, of those with these ids."""
