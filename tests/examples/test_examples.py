@@ -8,9 +8,8 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
@@ -22,6 +21,7 @@ from PIL import Image
 
 from likeness import Client, person_id_of
 from tests.conftest import ROOT, Running
+from tests.served import answering
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -154,12 +154,8 @@ class Answering(BaseHTTPRequestHandler):
 @pytest.fixture
 def web() -> Iterator[tuple[str, type[Answering]]]:
     handler = type("Answering", (Answering,), {"paths": {}, "asked": []})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}", handler
-        server.shutdown()
-        thread.join()
+    with answering(handler) as url:
+        yield url, handler
 
 
 def test_the_table_of_those_who_used_insightface_rest(

@@ -1,9 +1,8 @@
 """How commands find their service and what they say when it is not there; the client itself: tests/likeness."""
 
 import argparse
-import threading
 from collections.abc import Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from service.cli.client import client_of
 from service.cli.main import main
 from service.errors import FaceNotFound, GalleryNotFound, Unauthorized
 from tests.conftest import Running
+from tests.served import answering
 
 
 def arguments(running: Running, key: str | None = None) -> argparse.Namespace:
@@ -57,12 +57,8 @@ class Stranger(SimpleHTTPRequestHandler):
 def stranger() -> Iterator[tuple[str, list[str | None]]]:
     seen: list[str | None] = []
     handler = type("Stranger", (Stranger,), {"seen": seen})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}", seen
-        server.shutdown()
-        thread.join()
+    with answering(handler) as url:
+        yield url, seen
 
 
 def test_the_key_is_sent_and_a_stranger_is_known(

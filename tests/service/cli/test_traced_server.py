@@ -2,12 +2,11 @@
 
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import pytest
 from service.cli.main import EXIT_UNAVAILABLE, EXIT_WRONG_USE, main
 from service.errors import InvalidRequest
 from service.tracing import wanted
+from tests.served import answering
 
 OTLP = "opentelemetry.proto.collector.trace.v1.trace_service_pb2"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -45,11 +45,9 @@ def collector() -> Iterator[Collector]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        collected.url = f"http://127.0.0.1:{server.server_port}"
+    with answering(Handler) as url:
+        collected.url = url
         yield collected
-        server.shutdown()
 
 
 @pytest.fixture(autouse=True)
