@@ -16,9 +16,11 @@ import pytest
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from service.engine import Engine, load_engine
+from service.postgres.database import open_postgres
 from service.recognition.recognizer import Recognizer
 from service.runtime.bundle import Bundle, open_bundle
 from service.settings import Settings
+from tests.postgres_server import PostgresServer, postgres_running
 from tests.served import Served, serving
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -137,6 +139,28 @@ def running(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     )
     with serving(data_dir, folder, auth=True) as server:
         yield Running(server.url, json.loads(made.stdout)["key"], folder)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """PostgreSQL with pgvector, shared by all tests that do not stop it: each has a database of its own."""
+    with postgres_running(durable=False) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def migrated(postgres_server: PostgresServer) -> Iterator[str]:
+    """The name of a database with the tables of the service and nothing in them, to be copied."""
+    with postgres_server.database() as name:
+        open_postgres(postgres_server.url(name)).dispose()
+        yield name
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer, migrated: str) -> Iterator[str]:
+    """A new database with the tables of the service and nothing in them, for LIKENESS_DATABASE_URL."""
+    with postgres_server.database(template=migrated) as name:
+        yield postgres_server.url(name)
 
 
 def package_folder(name: str) -> Path:

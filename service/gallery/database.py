@@ -88,24 +88,37 @@ def open_database(path: Path, keys: KeyFile) -> Engine:
 
 def migrate(engine: Engine, keys: KeyFile) -> None:
     """Bring the tables up to date, all or nothing. Raises NewerDatabase, KeyFileError."""
+    with engine.connect().execution_options(**{WRITES: True}) as connection, connection.begin():
+        bring_up_to_date(connection, f"database {engine.url.database}", keys)
+
+
+def bring_up_to_date(connection: Connection, database: str, keys: KeyFile | None) -> None:
+    """Run the migrations that are missing, in the open transaction of ``connection``.
+
+    Args:
+        database: in words, for messages.
+        keys: of the persons, where they are in a file.
+
+    Raises:
+        NewerDatabase, KeyFileError
+    """
     config = Config()
     # "%" would be taken for interpolation.
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     script = ScriptDirectory.from_config(config)
-    with engine.connect().execution_options(**{WRITES: True}) as connection, connection.begin():
-        current = MigrationContext.configure(connection).get_current_revision()
-        if current == script.get_current_head():
-            return
-        known = {revision.revision for revision in script.walk_revisions()}
-        if current is not None and current not in known:
-            raise NewerDatabase(
-                f"The database {engine.url.database} has revision {current!r}, which this version does not know: "
-                "it was made by a newer one. Install that version, or use another data folder.",
-                {"revision": current},
-            )
-        config.attributes["connection"] = connection
-        config.attributes["keys"] = keys
-        command.upgrade(config, "head")
+    current = MigrationContext.configure(connection).get_current_revision()
+    if current == script.get_current_head():
+        return
+    known = {revision.revision for revision in script.walk_revisions()}
+    if current is not None and current not in known:
+        raise NewerDatabase(
+            f"The {database} has revision {current!r}, which this version does not know: "
+            "it was made by a newer one. Install that version, or use another data folder.",
+            {"revision": current},
+        )
+    config.attributes["connection"] = connection
+    config.attributes["keys"] = keys
+    command.upgrade(config, "head")
 
 
 @contextmanager

@@ -32,7 +32,6 @@ from sqlalchemy import (
     TypeDecorator,
     UniqueConstraint,
 )
-from sqlalchemy.dialects.postgresql import JSONB
 
 # SQLite writes a row's key in 1 to 9 bytes, 5 of them from 2**28 up to 2**35: within that all templates of one
 # dimension are rows of exactly one size.
@@ -58,7 +57,8 @@ class UtcDateTime(TypeDecorator[datetime]):
 Key = BigInteger().with_variant(Integer, "sqlite")
 # Pages are in byte order of the ids; SQLite compares bytes of itself.
 Id = String(128).with_variant(String(128, collation="C"), "postgresql")
-Json = JSON().with_variant(JSONB(), "postgresql")
+# Not JSONB on PostgreSQL: that gives large numbers and the order of fields back otherwise than they came.
+Json = JSON()
 
 metadata = MetaData()
 

@@ -6,14 +6,13 @@ Written out and not taken from ``service.gallery.tables``, which goes on changin
 
 import sqlalchemy as sa
 from alembic import op
-from sqlalchemy.dialects.postgresql import JSONB
 
 revision = "0001"
 down_revision = None
 
 Key = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 Id = sa.String(128).with_variant(sa.String(128, collation="C"), "postgresql")
-Json = sa.JSON().with_variant(JSONB(), "postgresql")
+Json = sa.JSON()
 Time = sa.DateTime(timezone=True)
 FIRST_FACE_KEY = 2**28 + 1
 

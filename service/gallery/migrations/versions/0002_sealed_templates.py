@@ -18,15 +18,19 @@ BLOCK = 8192
 
 
 def upgrade() -> None:
-    keys: KeyFile = context.config.attributes["keys"]
+    op.add_column("persons", sa.Column("key_name", sa.LargeBinary))
+    op.create_table("key_file", sa.Column("id", sa.LargeBinary, primary_key=True))
+    # On PostgreSQL nothing was ever in clear, and the keys are not in a file.
+    if op.get_bind().dialect.name == "sqlite":
+        _seal(op.get_bind(), context.config.attributes["keys"])
+
+
+def _seal(connection: sa.Connection, keys: KeyFile) -> None:
     if keys.bound:
         raise KeyFileError(
             f"The keys in {keys.path} belong to another database than this one, which has none yet. Put that database "
             "back; or, to start anew without what it held, take the folder of the keys away."
         )
-    op.add_column("persons", sa.Column("key_name", sa.LargeBinary))
-    op.create_table("key_file", sa.Column("id", sa.LargeBinary, primary_key=True))
-    connection = op.get_bind()
     connection.execute(sa.text("INSERT INTO key_file (id) VALUES (:id)"), {"id": keys.id})
     _make_keys(connection, keys)
     for name in sa.inspect(connection).get_table_names():
