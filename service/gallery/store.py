@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Engine
 
 from service.files import make_private_folder
 from service.gallery import (
@@ -21,6 +20,7 @@ from service.gallery import (
     store_persons,
     store_retention,
 )
+from service.gallery.backend import Backend
 from service.gallery.database import open_database, storage_errors
 from service.gallery.records import FaceRecord, GalleryRecord, Metadata, NewFace, Page, PersonRecord, Templates
 from service.gallery.store_bulk import BulkPerson, Imported
@@ -50,24 +50,17 @@ class Store:
     cannot be), InsufficientStorage (when adding or changing; deletions have a reserve) and Unavailable.
     """
 
-    def __init__(self, engine: Engine, keys: KeyFile, reserve_bytes: int = RESERVE_BYTES) -> None:
-        """Work on ``engine`` (from ``open_database``) and finish deletions that were cut off.
-
-        Args:
-            keys: of the persons.
-            reserve_bytes: room on the disk that is kept for deletions.
+    def __init__(self, backend: Backend) -> None:
+        """Work on ``backend`` and finish deletions that were cut off. See ``Store.open``, ``service.postgres.store``.
 
         Raises:
-            KeyFileError: they are not the keys of this database.
+            KeyFileError: keys are missing that were never destroyed.
         """
-        self.keys = keys
-        self._sessions = Sessions(engine, reserve_bytes)
+        self.keys = backend.keys
+        self._sessions = backend.sessions
         # Of persons whose rows are gone, until they are destroyed: only a disk that fails leaves any here.
         self._doomed: set[int] = set()
-        with self._sessions.read() as connection:
-            store_keys.check_belongs(connection, keys)
-        keys.bind()
-        self._settle()
+        self._settle(backend)
         with self._sessions.read() as connection:
             cut_off = store_galleries.condemned(connection)
         for key in cut_off:
@@ -90,13 +83,27 @@ class Store:
         try:
             engine = open_database(path, keys)
             try:
-                return cls(engine, keys, reserve_bytes)
+                sessions = Sessions(engine, reserve_bytes)
+                with sessions.read() as connection:
+                    store_keys.check_belongs(connection, keys)
+                keys.bind()
+                return cls(Backend(sessions, keys, partial(store_keys.differences, keys=keys)))
             except BaseException:
                 engine.dispose()
                 raise
         except BaseException:
             keys.close()
             raise
+
+    @property
+    def engine(self) -> str:
+        """What keeps it: "sqlite" or "postgresql"."""
+        return self._sessions.engine.dialect.name
+
+    def check(self) -> None:
+        """Ask the database for something small. Raises Unavailable: it does not answer, or not to these keys."""
+        with self._sessions.read() as connection:
+            store_galleries.page(connection, None, 1)
 
     def close(self) -> None:
         """Close the connections and unlock the folder. Nothing is lost without it."""
@@ -177,7 +184,9 @@ class Store:
         Raises GalleryNotFound.
         """
         with self._sessions.write() as connection:
-            return store_persons.put(connection, self.keys, (gallery, id), name, metadata or {}, expires_at)
+            return store_persons.put(
+                connection, self.keys.within(connection), (gallery, id), name, metadata or {}, expires_at
+            )
 
     def patch_person(self, gallery: str, id: str, changes: Mapping[str, Any]) -> PersonRecord:
         """Replace those of ``name``, ``metadata`` (as a whole) and ``expires_at`` that ``changes`` has.
@@ -210,7 +219,9 @@ class Store:
             Unavailable: the person is gone, but the key could not be overwritten: the disk fails. It will be when the
                 store opens or deletes again.
         """
-        gone = self._sessions.delete(lambda connection: store_persons.remove(connection, gallery, id))
+        gone = self._sessions.delete(
+            lambda connection: store_persons.remove(connection, self.keys.within(connection), gallery, id)
+        )
         self._destroy([gone.key])
         self.erase()
         return gone.faces
@@ -222,7 +233,9 @@ class Store:
 
     def delete_if_due(self, gallery: str, id: str, at: datetime) -> list[int] | None:
         """Like ``delete_person``, but None, and nothing done, for a person whose time is not up at ``at``."""
-        gone = self._sessions.delete(lambda connection: store_retention.remove_if_due(connection, gallery, id, at))
+        gone = self._sessions.delete(
+            lambda connection: store_retention.remove_if_due(connection, self.keys.within(connection), gallery, id, at)
+        )
         if gone is None:
             return None
         self._destroy([gone.key])
@@ -270,7 +283,7 @@ class Store:
             ModelMismatch: an embedding is not of the gallery's dimension.
         """
         with self._sessions.write() as connection:
-            return store_faces.add(connection, self.keys, (gallery, person), faces, once, answer)
+            return store_faces.add(connection, self.keys.within(connection), (gallery, person), faces, once, answer)
 
     def answered(self, gallery: str, person: str, once: Once) -> Mapping[str, Any] | None:
         """The answer that is remembered under ``once``, so that a repeated request need not be worked out again.
@@ -294,7 +307,7 @@ class Store:
         Raises GalleryNotFound, PersonNotFound.
         """
         with self._sessions.read() as connection:
-            return store_faces.embeddings(connection, self.keys, gallery, person)
+            return store_faces.embeddings(connection, self.keys.within(connection), gallery, person)
 
     def crops(self, gallery: str, person: str) -> dict[str, NDArray[np.uint8]]:
         """The crops that were kept of a person, uint8 (112, 112, 3) RGB by face id.
@@ -302,7 +315,7 @@ class Store:
         Raises GalleryNotFound, PersonNotFound.
         """
         with self._sessions.read() as connection:
-            return store_crops.of_person(connection, self.keys, gallery, person)
+            return store_crops.of_person(connection, self.keys.within(connection), gallery, person)
 
     def delete_face(self, gallery: str, person: str, face_id: str) -> int:
         """Delete a face of a person; its key. Raises GalleryNotFound, PersonNotFound, FaceIdNotFound."""
@@ -319,7 +332,7 @@ class Store:
         page comes whole. All of a page is of one moment. Raises GalleryNotFound.
         """
         with self._sessions.read() as connection:
-            return store_bulk.export_page(connection, self.keys, gallery, cursor, limit, most_faces)
+            return store_bulk.export_page(connection, self.keys.within(connection), gallery, cursor, limit, most_faces)
 
     def import_persons(self, gallery: str, persons: Sequence[BulkPerson]) -> Imported:
         """Make or change all of ``persons`` and add those of their faces that are not there, or do nothing.
@@ -330,7 +343,7 @@ class Store:
             ModelMismatch: an embedding is not of the gallery's dimension.
         """
         with self._sessions.write() as connection:
-            return store_bulk.import_persons(connection, self.keys, gallery, persons)
+            return store_bulk.import_persons(connection, self.keys.within(connection), gallery, persons)
 
     def templates(self, gallery_key: int, after: int = 0, block: int = 8192) -> Iterator[Templates]:
         """All templates of a gallery with face keys above ``after``, ascending, in blocks of at most ``block`` rows.
@@ -343,31 +356,37 @@ class Store:
         more: int | None = after
         while more is not None:
             with self._sessions.read() as connection:
-                found, more = store_faces.templates_after(connection, self.keys, gallery_key, more, block)
+                found, more = store_faces.templates_after(
+                    connection, self.keys.within(connection), gallery_key, more, block
+                )
             if found.faces.size:
                 yield found
 
     def _delete_condemned(self, key: int) -> None:
         more = True
         while more:
-            persons, more = self._sessions.delete(lambda connection: store_galleries.delete_some(connection, key))
+            persons, more = self._sessions.delete(
+                lambda connection: store_galleries.delete_some(connection, self.keys.within(connection), key)
+            )
             self._destroy(persons)
 
     def _destroy(self, persons: Sequence[int]) -> None:
         self._doomed.update(persons)
-        with storage_errors(self.keys.path):
+        with storage_errors(self.keys.where):
             doomed = sorted(self._doomed)
             self.keys.destroy(doomed)
             self._doomed.difference_update(doomed)
 
-    def _settle(self) -> None:
+    def _settle(self, backend: Backend) -> None:
         """See ``store_keys``."""
         with self._sessions.read() as connection:
-            found = store_keys.differences(connection, self.keys)
+            found = backend.differences(connection)
         if found.erased:
             log.warning(
                 "%d persons of this database were erased after it was backed up; erasing them again.", len(found.erased)
             )
         for batch in batches(found.erased):
-            self._sessions.delete(partial(store_keys.remove, gone=batch))
+            self._sessions.delete(
+                lambda connection, batch=batch: store_keys.remove(connection, self.keys.within(connection), batch)
+            )
         self._destroy(found.orphans)

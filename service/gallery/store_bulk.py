@@ -27,7 +27,8 @@ from service.gallery.store_values import (
     page_of,
 )
 from service.gallery.tables import faces, persons, templates_table
-from service.security.key_file import KeyFile, new_name
+from service.security.key_file import new_name
+from service.security.person_keys import OpenKeys
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +76,7 @@ class Imported:
 
 
 def export_page(
-    connection: Connection, keys: KeyFile, gallery: str, cursor: str | None, limit: int, most_faces: int
+    connection: Connection, keys: OpenKeys, gallery: str, cursor: str | None, limit: int, most_faces: int
 ) -> tuple[GalleryRecord, Page[BulkPerson]]:
     """See ``Store.export_page``."""
     owner = store_galleries.get(connection, gallery)
@@ -93,7 +94,7 @@ def export_page(
     return owner, Page(whole, cut.cursor or page.cursor)
 
 
-def import_persons(connection: Connection, keys: KeyFile, gallery: str, given: Sequence[BulkPerson]) -> Imported:
+def import_persons(connection: Connection, keys: OpenKeys, gallery: str, given: Sequence[BulkPerson]) -> Imported:
     """See ``Store.import_persons``."""
     owner = store_galleries.get(connection, gallery)
     _refuse_doubles("person", [person.id for person in given])
@@ -118,7 +119,7 @@ def import_persons(connection: Connection, keys: KeyFile, gallery: str, given: S
 
 
 def _faces_of(
-    connection: Connection, keys: KeyFile, owner: GalleryRecord, persons: Iterable[int]
+    connection: Connection, keys: OpenKeys, owner: GalleryRecord, persons: Iterable[int]
 ) -> dict[int, list[BulkFace]]:
     """The faces of each person, in the order they were added, so that an import adds them in that order."""
     table = templates_table(owner.dimension)
@@ -133,14 +134,14 @@ def _faces_of(
     return found
 
 
-def _open(keys: KeyFile, owner: GalleryRecord, rows: Sequence[Any]) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+def _open(keys: OpenKeys, owner: GalleryRecord, rows: Sequence[Any]) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
     """Which of the rows (key, person_key, sealed) opened, and their templates."""
     persons, face_keys, blobs = ([getattr(row, name) for row in rows] for name in ("person_key", "key", "sealed"))
     return open_templates(keys, owner.key, persons, face_keys, blobs, owner.dimension)
 
 
 def _put_persons(
-    connection: Connection, keys: KeyFile, gallery_key: int, given: Sequence[BulkPerson]
+    connection: Connection, keys: OpenKeys, gallery_key: int, given: Sequence[BulkPerson]
 ) -> tuple[dict[str, int], int, int]:
     """Make or change the persons; the key of each by its id, how many were made, how many changed."""
     ids = [person.id for person in given]
@@ -173,7 +174,7 @@ def _put_persons(
 
 
 def _insert_faces(
-    connection: Connection, keys: KeyFile, owner: GalleryRecord, new: Sequence[tuple[int, BulkFace]]
+    connection: Connection, keys: OpenKeys, owner: GalleryRecord, new: Sequence[tuple[int, BulkFace]]
 ) -> Templates:
     if not new:
         return Templates(np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, owner.dimension), np.float32))
@@ -199,7 +200,7 @@ def _insert_faces(
 
 
 def _templates_by_id(
-    connection: Connection, keys: KeyFile, owner: GalleryRecord, ids: Sequence[str]
+    connection: Connection, keys: OpenKeys, owner: GalleryRecord, ids: Sequence[str]
 ) -> dict[str, tuple[int, bytes]]:
     """Person key and template of those of these faces that are there."""
     table = templates_table(owner.dimension)

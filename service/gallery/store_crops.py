@@ -12,13 +12,13 @@ from service.gallery import store_galleries, store_persons
 from service.gallery.records import NewFace
 from service.gallery.tables import crops, faces
 from service.security.envelope import crop_place, seal, unseal
-from service.security.key_file import KeyFile
+from service.security.person_keys import OpenKeys
 
 SHAPE = (112, 112, 3)
 
 
 def add(
-    connection: Connection, keys: KeyFile, gallery: int, person: int, made: Sequence[int], new: Sequence[NewFace]
+    connection: Connection, keys: OpenKeys, gallery: int, person: int, made: Sequence[int], new: Sequence[NewFace]
 ) -> None:
     """Keep the crops of those of ``new`` that have one; ``made`` are the keys of all of them."""
     kept = [(face, given.crop) for face, given in zip(made, new, strict=True) if given.crop is not None]
@@ -33,7 +33,7 @@ def add(
     connection.execute(insert(crops), rows)
 
 
-def of_person(connection: Connection, keys: KeyFile, gallery: str, person: str) -> dict[str, NDArray[np.uint8]]:
+def of_person(connection: Connection, keys: OpenKeys, gallery: str, person: str) -> dict[str, NDArray[np.uint8]]:
     """See ``Store.crops``."""
     owner = store_galleries.get(connection, gallery).key
     person_key = store_persons.get(connection, gallery, person).key

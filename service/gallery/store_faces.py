@@ -25,7 +25,7 @@ from service.gallery.store_values import (
     plain_rows,
 )
 from service.gallery.tables import enrolments, faces, persons, templates_table
-from service.security.key_file import KeyFile
+from service.security.person_keys import OpenKeys
 
 Answer = Callable[[Sequence[FaceRecord]], Mapping[str, Any]]
 
@@ -62,7 +62,7 @@ class AddedFaces:
 
 def add(
     connection: Connection,
-    keys: KeyFile,
+    keys: OpenKeys,
     place: tuple[str, str],
     new: Sequence[NewFace],
     once: Once | None,
@@ -154,7 +154,7 @@ def keys(connection: Connection, gallery_key: int) -> tuple[NDArray[np.int64], N
 
 
 def templates_after(
-    connection: Connection, keys: KeyFile, gallery_key: int, after: int, block: int
+    connection: Connection, keys: OpenKeys, gallery_key: int, after: int, block: int
 ) -> tuple[Templates, int | None]:
     """Of up to ``block`` faces of a gallery with keys above ``after``, ascending, the templates.
 
@@ -173,7 +173,7 @@ def templates_after(
     return found, int(face_keys[-1]) if len(rows) == block else None
 
 
-def embeddings(connection: Connection, keys: KeyFile, gallery: str, person: str) -> NDArray[np.float32]:
+def embeddings(connection: Connection, keys: OpenKeys, gallery: str, person: str) -> NDArray[np.float32]:
     """The templates of a person, float32 (n, d), in the order of the face keys."""
     owner = store_galleries.get(connection, gallery)
     person_key = store_persons.get(connection, gallery, person).key

@@ -6,6 +6,8 @@ from typing import Any
 from sqlalchemy import Connection, and_, bindparam, delete, insert, select, update
 
 from service.errors import GalleryNotFound, InvalidRequest, ModelMismatch
+from service.gallery.database import WRITES
+from service.gallery.dialects import make_alone
 from service.gallery.records import GalleryRecord, Page
 from service.gallery.store_values import (
     MAX_DIMENSION,
@@ -18,6 +20,7 @@ from service.gallery.store_values import (
     page_of,
 )
 from service.gallery.tables import enrolments, faces, galleries, persons, templates_table
+from service.security.person_keys import OpenKeys
 
 # Faces or persons that one step of a gallery's deletion takes: what it writes to the WAL must fit the reserve.
 STEP = 256
@@ -34,7 +37,10 @@ def put(
         raise InvalidRequest(f"retention_days must be 1 to {MAX_RETENTION_DAYS}, not {days}.")
     if not 1 <= dimension <= MAX_DIMENSION:
         raise InvalidRequest(f"The dimension must be 1 to {MAX_DIMENSION}, not {dimension}.")
-    row = connection.execute(_BY_ID, {"wanted": checked_id("gallery", id)}).one_or_none()
+    row = _row(connection, id)
+    if row is None:
+        make_alone(connection)
+        row = _row(connection, id)
     if row is None:
         templates_table(dimension).create(connection, checkfirst=True)
         new = {"id": id, "embedding_contract": contract, "dimension": dimension, "created_at": now(), **shown}
@@ -51,8 +57,11 @@ def put(
 
 
 def get(connection: Connection, id: str) -> GalleryRecord:
-    """The gallery ``id``. Raises GalleryNotFound."""
-    row = connection.execute(_BY_ID, {"wanted": checked_id("gallery", id)}).one_or_none()
+    """The gallery ``id``; a transaction that writes holds it from here on. Raises GalleryNotFound.
+
+    So the changes of one gallery are made one after the other, by however many replicas, and each sees all before it.
+    """
+    row = _row(connection, id)
     if row is None:
         raise GalleryNotFound(f"There is no gallery {id!r}.", {"gallery": id})
     return _record(row)
@@ -95,24 +104,40 @@ def condemned(connection: Connection) -> list[int]:
     return list(connection.execute(select(galleries.c.key).where(galleries.c.id.is_(None))).scalars())
 
 
-def delete_some(connection: Connection, key: int) -> tuple[list[int], bool]:
+def delete_some(connection: Connection, keys: OpenKeys, key: int) -> tuple[list[int], bool]:
     """One bounded step of the deletion of the condemned gallery ``key``.
 
-    Returns the keys of the persons that it removed, whose keys are to be destroyed when this is durable, and whether
-    there is more to do.
+    Returns the keys of the persons that it removed, whose keys are to be destroyed when this is durable, if they are
+    not with it, and whether there is more to do.
     """
+    hold(connection, key)
     for table, column in ((faces, faces.c.key), (persons, persons.c.key), (enrolments, enrolments.c.key)):
         query = select(column).where(table.c.gallery_key == key).order_by(column).limit(STEP)
         some = connection.execute(query).scalars().all()
         if some:
             connection.execute(delete(table).where(table.c.gallery_key == key, column.in_(some)))
-            return ([*some] if table is persons else []), True
+            if table is not persons:
+                return [], True
+            keys.remove(some)
+            return [*some], True
     connection.execute(delete(galleries).where(galleries.c.key == key))
     return [], False
 
 
+def hold(connection: Connection, key: int) -> None:
+    """Make other transactions that would change the gallery ``key`` wait for the end of this one."""
+    connection.execute(select(galleries.c.key).where(galleries.c.key == key).with_for_update(key_share=True))
+
+
 # Made once, as every search asks it.
 _BY_ID = select(galleries).where(galleries.c.id == bindparam("wanted"))
+# SQLite, which has one writer at a time, leaves the clause out.
+_BY_ID_HELD = _BY_ID.with_for_update(key_share=True)
+
+
+def _row(connection: Connection, id: str) -> Any:
+    query = _BY_ID_HELD if connection.get_execution_options().get(WRITES) else _BY_ID
+    return connection.execute(query, {"wanted": checked_id("gallery", id)}).one_or_none()
 
 
 def _record(row: Any) -> GalleryRecord:

@@ -10,24 +10,18 @@ A key is on the disk before the row of its person is, and it is destroyed after 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from sqlalchemy import Connection, delete, func, select, text
+from sqlalchemy import Connection, delete, func, select
 
 from service.gallery import store_galleries
+from service.gallery.backend import Differences
+from service.gallery.dialects import last_person
 from service.gallery.store_values import plain_rows
 from service.gallery.tables import enrolments, faces, key_file, persons
 from service.security.envelope import NONCE_BYTES
 from service.security.key_file import LIVE, NEVER, KeyFile, KeyFileError
-
-
-@dataclass(frozen=True)
-class Differences:
-    """Keys of persons whose rows are to go, and of those whose keys are to be destroyed."""
-
-    erased: list[int]
-    orphans: list[int]
+from service.security.person_keys import OpenKeys
 
 
 def check_belongs(connection: Connection, keys: KeyFile) -> None:
@@ -64,20 +58,17 @@ def differences(connection: Connection, keys: KeyFile) -> Differences:
     unclaimed = ~slots.clean
     unclaimed[numbers - 1] = False
     orphans = np.flatnonzero(unclaimed) + 1
-    return Differences(numbers[~own].tolist(), orphans[orphans <= _last_number(connection)].tolist())
+    return Differences(numbers[~own].tolist(), orphans[orphans <= last_person(connection)].tolist())
 
 
-def remove(connection: Connection, gone: Sequence[int]) -> None:
+def remove(connection: Connection, keys: OpenKeys, gone: Sequence[int]) -> None:
     """Delete persons by their keys, with all that is kept of them."""
-    for row in connection.execute(select(persons).where(persons.c.key.in_(gone))).all():
+    query = select(persons).where(persons.c.key.in_(gone))
+    for row in connection.execute(query.order_by(persons.c.gallery_key, persons.c.key)).all():
+        store_galleries.hold(connection, row.gallery_key)
         count = connection.execute(select(func.count()).where(faces.c.person_key == row.key)).scalar_one()
         here = (enrolments.c.gallery_key == row.gallery_key, enrolments.c.person == row.id)
         connection.execute(delete(enrolments).where(*here))
         connection.execute(delete(persons).where(persons.c.key == row.key))
         store_galleries.changed(connection, row.gallery_key, persons=-1, faces=-count)
-
-
-def _last_number(connection: Connection) -> int:
-    """The largest key that a person of this database ever had."""
-    found = connection.execute(text("SELECT seq FROM sqlite_sequence WHERE name = 'persons'")).scalar_one_or_none()
-    return int(found or 0)
+    keys.remove(gone)

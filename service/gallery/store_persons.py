@@ -24,7 +24,8 @@ from service.gallery.store_values import (
     page_of,
 )
 from service.gallery.tables import enrolments, faces, persons
-from service.security.key_file import KeyFile, new_name
+from service.security.key_file import new_name
+from service.security.person_keys import OpenKeys
 
 PATCHABLE = ("name", "metadata", "expires_at")
 
@@ -39,7 +40,7 @@ class Removed:
 
 def put(
     connection: Connection,
-    keys: KeyFile,
+    keys: OpenKeys,
     place: tuple[str, str],
     name: str | None,
     metadata: Metadata,
@@ -96,19 +97,20 @@ def page(
 ) -> Page[PersonRecord]:
     """Persons in the order of their ids."""
     owner = store_galleries.get(connection, gallery)
-    here = (persons.c.gallery_key == owner.key, persons.c.id > page_after(cursor), matches(filter))
+    here = (persons.c.gallery_key == owner.key, persons.c.id > page_after(cursor), matches(connection, filter))
     rows = connection.execute(every().where(*here).order_by(persons.c.id).limit(checked_limit(limit) + 1)).all()
     return page_of(rows, limit, _record)
 
 
-def remove(connection: Connection, gallery: str, id: str) -> Removed:
-    """See ``Store.delete_person``. The person's key is to be destroyed when this is durable."""
+def remove(connection: Connection, keys: OpenKeys, gallery: str, id: str) -> Removed:
+    """See ``Store.delete_person``. The person's key is to be destroyed when this is durable, if it is not with it."""
     owner = store_galleries.get(connection, gallery)
     person = get(connection, gallery, id)
     gone = list(connection.execute(select(faces.c.key).where(faces.c.person_key == person.key)).scalars())
     # Faces and templates go with the row; what was answered about them has no such link.
     connection.execute(delete(enrolments).where(enrolments.c.gallery_key == owner.key, enrolments.c.person == id))
     connection.execute(delete(persons).where(persons.c.key == person.key))
+    keys.remove([person.key])
     store_galleries.changed(connection, owner.key, persons=-1, faces=-len(gone))
     return Removed(person.key, sorted(gone))
 
@@ -116,7 +118,11 @@ def remove(connection: Connection, gallery: str, id: str) -> Removed:
 def keys(connection: Connection, gallery: str, filter: Metadata | None) -> NDArray[np.int64]:
     """The keys of the persons that match, ascending."""
     owner = store_galleries.get(connection, gallery)
-    query = select(persons.c.key).where(persons.c.gallery_key == owner.key, matches(filter)).order_by(persons.c.key)
+    query = (
+        select(persons.c.key)
+        .where(persons.c.gallery_key == owner.key, matches(connection, filter))
+        .order_by(persons.c.key)
+    )
     return np.array(connection.execute(query).scalars().all(), np.int64)
 
 

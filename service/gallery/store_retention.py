@@ -1,12 +1,15 @@
 """Persons whose time is up: past their ``expires_at``, or in their gallery for longer than it keeps anybody."""
 
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, select
 
-from service.gallery import store_persons
+from service.errors import GalleryNotFound
+from service.gallery import store_galleries, store_persons
 from service.gallery.store_persons import Removed
 from service.gallery.tables import galleries, persons
+from service.security.person_keys import OpenKeys
 
 
 def due(connection: Connection, at: datetime, limit: int) -> list[tuple[str, str]]:
@@ -21,8 +24,11 @@ def due(connection: Connection, at: datetime, limit: int) -> list[tuple[str, str
     return [(gallery, person) for gallery, person in dict.fromkeys(map(tuple, found))][:limit]
 
 
-def remove_if_due(connection: Connection, gallery: str, person: str, at: datetime) -> Removed | None:
+def remove_if_due(connection: Connection, keys: OpenKeys, gallery: str, person: str, at: datetime) -> Removed | None:
     """Like ``store_persons.remove``, unless the person was given more time meanwhile."""
+    with suppress(GalleryNotFound):
+        # Held before it is looked at: another replica may be giving the person more time just now.
+        store_galleries.get(connection, gallery)
     query = (
         select(persons.c.expires_at, persons.c.created_at, galleries.c.retention_days)
         .join(galleries, persons.c.gallery_key == galleries.c.key)
@@ -33,4 +39,4 @@ def remove_if_due(connection: Connection, gallery: str, person: str, at: datetim
         return None
     expired = row.expires_at is not None and row.expires_at <= at
     outlived = row.retention_days is not None and row.created_at <= at - timedelta(days=row.retention_days)
-    return store_persons.remove(connection, gallery, person) if expired or outlived else None
+    return store_persons.remove(connection, keys, gallery, person) if expired or outlived else None

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from service.errors import Unavailable
 from service.security.envelope import NONCE_BYTES, seal, template_place
-from service.security.key_file import KeyFile
+from service.security.person_keys import OpenKeys
 
 
 def seal_templates(
-    keys: KeyFile, gallery: int, persons: Sequence[int], faces: Sequence[int], templates: Sequence[NDArray[np.float32]]
+    keys: OpenKeys, gallery: int, persons: Sequence[int], faces: Sequence[int], templates: Sequence[NDArray[np.float32]]
 ) -> list[dict[str, int | bytes]]:
     """Rows of a table of templates, whose faces and persons are there already."""
     ciphers = keys.ciphers(persons)
@@ -26,7 +26,7 @@ def seal_templates(
 
 
 def open_templates(
-    keys: KeyFile, gallery: int, persons: Sequence[int], faces: Sequence[int], sealed: Sequence[bytes], dimension: int
+    keys: OpenKeys, gallery: int, persons: Sequence[int], faces: Sequence[int], sealed: Sequence[bytes], dimension: int
 ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
     """Which rows opened, bool (n,), and the templates of all, float32 (n, d).
 

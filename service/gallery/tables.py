@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 
 from sqlalchemy import (
+    DDL,
     JSON,
     BigInteger,
     Column,
@@ -31,6 +32,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    event,
 )
 
 # SQLite writes a row's key in 1 to 9 bytes, 5 of them from 2**28 up to 2**35: within that all templates of one
@@ -148,9 +150,14 @@ def templates_table(dimension: int) -> Table:
 
     ``sealed`` is nonce, float32 little-endian (d,), tag: see ``service.security.envelope``.
     """
-    return Table(
+    table = Table(
         f"templates_{dimension}",
         MetaData(),
         Column("face_key", Key, ForeignKey(faces.c.key, ondelete="CASCADE"), primary_key=True, autoincrement=False),
         Column("sealed", LargeBinary, nullable=False),
+        # PostgreSQL would put rows above 2 KB elsewhere, one by one, and try to compress what is sealed.
+        postgresql_with={"toast_tuple_target": 8160},
     )
+    plain = DDL(f"ALTER TABLE {table.name} ALTER COLUMN sealed SET STORAGE EXTERNAL")
+    event.listen(table, "after_create", plain.execute_if(dialect="postgresql"))
+    return table

@@ -27,11 +27,12 @@ import numpy as np
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
+from sqlalchemy import Connection
 
 from service.errors import Unavailable
 from service.files import lock_folder, make_private_folder, replace_file
 from service.security.envelope import KEY_BYTES, NONCE_BYTES, derive
-from service.security.master_key import NAME_BYTES, MasterKey, MasterKeyError, MasterPlace
+from service.security.master_key import NAME_BYTES, MasterKey, MasterPlace, chosen
 from service.security.raw_file import RawFile
 
 RECORD, FIRST_PERSON = 64, 8
@@ -77,11 +78,16 @@ class KeyFile:
         self._lock = lock
         self._writing = threading.Lock()
         _, self.id = _read_header(path, file)
-        self._wrapping = _wrapping(master)
+        self._wrapping = master.wrapping()
         secret = self._unwrap(_SECRET, file.read(_SECRET * RECORD, RECORD))
         if secret is None:
             raise KeyFileError(f"The keys in {path} are damaged. Put the newest copy back.")
         self.secret = secret
+
+    @property
+    def where(self) -> str:
+        """See ``PersonKeys``."""
+        return str(self.path)
 
     @classmethod
     def open(cls, folder: Path, place: MasterPlace) -> "KeyFile":
@@ -153,6 +159,13 @@ class KeyFile:
         gone = sorted({int(person) for person in persons if _record_of(int(person)) < end})
         self._write(gone, [_TOMBSTONE] * len(gone))
 
+    def within(self, connection: Connection) -> "KeyFile":  # noqa: ARG002
+        """Itself: a file takes no part in transactions. A key is on the disk before the row of its person is."""
+        return self
+
+    def remove(self, persons: Sequence[int]) -> None:
+        """Nothing yet: a transaction that is undone must leave the key. ``destroy`` follows when it is durable."""
+
     def cipher(self, person: int) -> AESGCM | None:
         """What seals and opens what is kept of a person; None if the key was destroyed."""
         return self.ciphers([person]).get(person)
@@ -187,7 +200,7 @@ class KeyFile:
         settled which. Leaves this object closed for use: open the file again.
         """
         count = 0
-        wrapping = _wrapping(master)
+        wrapping = master.wrapping()
         content = bytearray(self._file.read(0, self._file.size()))
         content[:RECORD] = _header(master, self.id)
         for record in (_SECRET, *range(FIRST_PERSON, len(content) // RECORD)):
@@ -247,10 +260,6 @@ def _spans(wanted: NDArray[np.int64]) -> list[tuple[int, int]]:
     return list(zip([0, *cuts], [*cuts, len(wanted)], strict=True)) if len(wanted) else []
 
 
-def _wrapping(master: MasterKey) -> AESGCM:
-    return AESGCM(derive(master.secret, "keys of persons"))
-
-
 def _slot(wrapping: AESGCM, file_id: bytes, record: int, name: bytes, key: bytes) -> bytes:
     return bytes([LIVE, 0, 0, 0]) + name + wrapping.encrypt(name, key, file_id + record.to_bytes(8, "big"))
 
@@ -261,7 +270,7 @@ def _header(master: MasterKey, file_id: bytes) -> bytes:
 
 def _empty(master: MasterKey) -> bytes:
     file_id = os.urandom(16)
-    secret = _slot(_wrapping(master), file_id, _SECRET, new_name(), os.urandom(KEY_BYTES))
+    secret = _slot(master.wrapping(), file_id, _SECRET, new_name(), os.urandom(KEY_BYTES))
     return (_header(master, file_id) + secret).ljust(FIRST_PERSON * RECORD, b"\0")
 
 
@@ -278,10 +287,4 @@ def _read_header(path: Path, file: RawFile) -> tuple[str, bytes]:
 
 def _choose(path: Path, file: RawFile, masters: Sequence[MasterKey], place: MasterPlace) -> MasterKey:
     name, _ = _read_header(path, file)
-    for master in masters:
-        if master.name == name:
-            return master
-    raise MasterKeyError(
-        f"The keys in {path} are wrapped under the master key {name}; {place.where} is {masters[0].name}. "
-        "Put the right one back."
-    )
+    return chosen(name, masters, place, f"The keys in {path}")

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
 from service.errors import Unavailable
 from service.files import make_private_folder, replace_file
 from service.security.envelope import KEY_BYTES, derive
@@ -55,6 +57,10 @@ class MasterKey:
         """16 hexadecimal digits."""
         return derive(self.secret, "name of the master key")[:NAME_BYTES].hex()
 
+    def wrapping(self) -> AESGCM:
+        """What wraps the keys of persons."""
+        return AESGCM(derive(self.secret, "keys of persons"))
+
     def text(self) -> str:
         """Base64, as ``parse`` reads it."""
         return base64.b64encode(self.secret).decode()
@@ -79,6 +85,17 @@ class MasterPlace(Protocol):
 
     def keep(self, *keys: MasterKey) -> None:
         """Hold exactly these from now on, durably; places that are not ours to write to leave it to their owner."""
+
+
+def chosen(name: str, masters: Sequence[MasterKey], place: MasterPlace, wrapped: str) -> MasterKey:
+    """The one of ``masters`` with this name. Raises MasterKeyError, which says what is ``wrapped`` under it."""
+    for master in masters:
+        if master.name == name:
+            return master
+    raise MasterKeyError(
+        f"{wrapped} are wrapped under the master key {name}; {place.where} is {masters[0].name}. "
+        "Put the right one back."
+    )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Persons whose time is up are erased: by their own date, by their gallery's, and not by a clock that was set."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -27,8 +27,8 @@ class Clock:
 
 
 @pytest.fixture
-def galleries(tmp_path: Path) -> Iterator[Galleries]:
-    store = Store.open(tmp_path / "gallery.db", 2**16)
+def galleries(store_in: Callable[[Path], Store], tmp_path: Path) -> Iterator[Galleries]:
+    store = store_in(tmp_path)
     yield Galleries(store, "contract", 8)
     store.close()
 
@@ -57,7 +57,8 @@ def test_persons_are_erased_when_their_time_is_up(galleries: Galleries, tmp_path
     key = galleries.store.person("month", "hour2").key
     assert retention.sweep() == 2
     assert (persons(galleries, "for-ever"), persons(galleries, "month")) == (["stays"], ["new", "old"])
-    assert galleries.store.keys.cipher(key) is None
+    with galleries.store._sessions.read() as connection:
+        assert galleries.store.keys.within(connection).cipher(key) is None
     assert galleries.search("month", np.eye(1, 8, dtype=np.float32), 9, None).faces == 2
     clock.passes(timedelta(days=29, hours=23))
     assert retention.sweep() == 1

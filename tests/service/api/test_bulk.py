@@ -3,7 +3,7 @@
 import base64
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,14 @@ from service.gallery.gallery import Galleries
 from service.gallery.store import Store
 from service.settings import Settings
 
+StoreIn = Callable[[Path], Store]
+
 STAFF, COPY = "/v1/galleries/staff", "/v1/galleries/copy"
 
 
 @contextmanager
-def opened(engine: Engine, folder: Path, settings: Settings | None = None) -> Iterator[TestClient]:
-    store = Store.open(folder / "gallery" / "gallery.db")
+def opened(engine: Engine, store_in: StoreIn, folder: Path, settings: Settings | None = None) -> Iterator[TestClient]:
+    store = store_in(folder)
     galleries = Galleries(store, engine.card.embedding_contract, engine.card.contract.dimension)
     app = create_app(engine, settings or Settings(), galleries)
     with TestClient(app, raise_server_exceptions=False) as client:
@@ -35,8 +37,8 @@ def opened(engine: Engine, folder: Path, settings: Settings | None = None) -> It
 
 
 @pytest.fixture
-def service(engine: Engine, tmp_path: Path) -> Iterator[TestClient]:
-    with opened(engine, tmp_path) as client:
+def service(engine: Engine, store_in: StoreIn, tmp_path: Path) -> Iterator[TestClient]:
+    with opened(engine, store_in, tmp_path) as client:
         for gallery in (STAFF, COPY):
             assert client.put(gallery).status_code == 201
         yield client
@@ -126,16 +128,18 @@ def test_a_moved_gallery_gives_the_same_answers_and_pages(
         assert search(service, COPY, vector, contract) == search(service, STAFF, vector, contract)
 
 
-def test_an_import_is_searchable_at_once_and_survives_a_restart(engine: Engine, contract: str, tmp_path: Path) -> None:
+def test_an_import_is_searchable_at_once_and_survives_a_restart(
+    engine: Engine, store_in: StoreIn, contract: str, tmp_path: Path
+) -> None:
     vectors = units(3000)
     batch = [person(f"p{i:04}", vectors[2 * i : 2 * i + 2]) for i in range(1500)]
-    with opened(engine, tmp_path) as service:
+    with opened(engine, store_in, tmp_path) as service:
         service.put(STAFF)
         assert counts(put(service, contract, *batch)) == (1500, 0, 3000, 0)
         found = [search(service, STAFF, vectors[i], contract) for i in (0, 1, 2999)]
     assert [answer["probes"][0]["candidates"][0]["face_id"] for answer in found] == ["p0000.0", "p0000.1", "p1499.1"]
     assert found[0]["gallery_size"] == {"persons": 1500, "faces": 3000}
-    with opened(engine, tmp_path) as service:
+    with opened(engine, store_in, tmp_path) as service:
         assert [search(service, STAFF, vectors[i], contract) for i in (0, 1, 2999)] == found
 
 
@@ -275,9 +279,9 @@ def test_a_body_of_another_shape_is_refused(service: TestClient, contract: str, 
     assert service.get(STAFF).json()["persons"] == 0
 
 
-def test_there_are_limits(engine: Engine, contract: str, tmp_path: Path) -> None:
+def test_there_are_limits(engine: Engine, store_in: StoreIn, contract: str, tmp_path: Path) -> None:
     settings = Settings(max_body_bytes=64 * 1024 * 1024)
-    with opened(engine, tmp_path, settings) as service:
+    with opened(engine, store_in, tmp_path, settings) as service:
         service.put(STAFF)
         vectors = units(MOST_FACES_IN + 1)
         answer = put(service, contract, person("ann", vectors[:5000]), person("bob", vectors[5000:]))
@@ -286,7 +290,7 @@ def test_there_are_limits(engine: Engine, contract: str, tmp_path: Path) -> None
         assert service.get(STAFF).json()["persons"] == 0
         everyone = person("ann", vectors[:5000]), person("bob", vectors[5000:-1])
         assert counts(put(service, contract, *everyone)) == (2, 0, MOST_FACES_IN, 0)
-    with opened(engine, tmp_path, Settings(max_body_bytes=100_000)) as service:
+    with opened(engine, store_in, tmp_path, Settings(max_body_bytes=100_000)) as service:
         assert error(put(service, contract, person("cid", units(200, 7)))) == (413, "image_too_large")
         assert service.get(f"{STAFF}/export", params={"limit": 1001}).status_code == 422
         assert error(service.get(f"{STAFF}/export", params={"cursor": "?"})) == (422, "invalid_request")

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,19 @@ from service.gallery.gallery import Galleries
 from service.gallery.store import Store
 from service.settings import Settings
 
+StoreIn = Callable[[Path], Store]
+
 
 @pytest.fixture
-def service(engine: Engine, tmp_path: Path) -> Iterator[TestClient]:
+def service(engine: Engine, store_in: StoreIn, tmp_path: Path) -> Iterator[TestClient]:
     """A service with an empty store of its own; ``restarted`` opens the same store again."""
-    with opened(engine, tmp_path) as client:
+    with opened(engine, store_in, tmp_path) as client:
         yield client
 
 
 class opened:
-    def __init__(self, engine: Engine, folder: Path) -> None:
-        self.store = Store.open(folder / "gallery" / "gallery.db")
+    def __init__(self, engine: Engine, store_in: StoreIn, folder: Path) -> None:
+        self.store = store_in(folder)
         galleries = Galleries(self.store, engine.card.embedding_contract, engine.card.contract.dimension)
         self.client = TestClient(create_app(engine, Settings(), galleries), raise_server_exceptions=False)
 
@@ -198,16 +200,21 @@ def test_templates_are_enrolled_and_searched_by_vector(service: TestClient, engi
 
 
 def test_what_was_answered_survives_a_restart_and_what_was_deleted_stays_deleted(
-    engine: Engine, tmp_path: Path, portrait: bytes, portrait_again: bytes, group_portraits: list[bytes]
+    engine: Engine,
+    store_in: StoreIn,
+    tmp_path: Path,
+    portrait: bytes,
+    portrait_again: bytes,
+    group_portraits: list[bytes],
 ) -> None:
-    with opened(engine, tmp_path) as service:
+    with opened(engine, store_in, tmp_path) as service:
         make(service, "ann", "bob")
         enrol(service, "ann", portrait)
         enrol(service, "bob", group_portraits[0])
         before = search(service, portrait_again)
         assert service.delete("/v1/galleries/staff/persons/bob").status_code == 204
         assert [c["person_id"] for c in search(service, group_portraits[0])["probes"][0]["candidates"]] == ["ann"]
-    with opened(engine, tmp_path) as service:
+    with opened(engine, store_in, tmp_path) as service:
         again = search(service, portrait_again)
         assert again["gallery_size"] == {"persons": 1, "faces": 1}
         assert again["probes"][0]["candidates"] == before["probes"][0]["candidates"][:1]

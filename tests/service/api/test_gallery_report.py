@@ -2,7 +2,7 @@
 
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from service.settings import Settings
 
 
 @pytest.fixture
-def service(engine: Engine, tmp_path: Path) -> Iterator[TestClient]:
-    store = Store.open(tmp_path / "gallery" / "gallery.db")
+def service(engine: Engine, store_in: Callable[[Path], Store], tmp_path: Path) -> Iterator[TestClient]:
+    store = store_in(tmp_path)
     galleries = Galleries(store, engine.card.embedding_contract, engine.card.contract.dimension)
     with TestClient(create_app(engine, Settings(), galleries)) as client:
         while client.get("/v1/health/ready").status_code == 503:

@@ -1,6 +1,7 @@
 """Galleries with their store: loading, and what becomes of a change that failed half way."""
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,8 @@ EYE = np.eye(8, dtype=np.float32)
 
 
 @pytest.fixture
-def store(tmp_path: Path):
-    store = Store.open(tmp_path / "gallery.db", reserve_bytes=0)
+def store(store_in: Callable[[Path], Store], tmp_path: Path):
+    store = store_in(tmp_path)
     yield store
     store.close()
 

@@ -23,7 +23,7 @@ from service.errors import Conflict, FaceIdNotFound, GalleryNotFound, PersonNotF
 from service.gallery import flat_index, segment
 from service.gallery.gallery import Galleries
 from service.gallery.records import NewFace
-from service.gallery.store import Once, Store
+from service.gallery.store import Once
 
 CONTRACT, DIMENSION = "c" * 64, 16
 GALLERY = st.sampled_from(["a", "b"])
@@ -46,7 +46,9 @@ def template(faces):
 
 
 class GalleriesMachine(RuleBasedStateMachine):
-    """``model``: gallery → person → (site, face id → vector)."""
+    """``model``: gallery → person → (site, face id → vector). ``store_in`` opens the store of a folder."""
+
+    store_in = None
 
     def __init__(self):
         super().__init__()
@@ -56,7 +58,7 @@ class GalleriesMachine(RuleBasedStateMachine):
 
     @initialize()
     def start(self):
-        self.store = Store.open(Path(self.folder.name) / "gallery.db", reserve_bytes=0)
+        self.store = self.store_in(Path(self.folder.name))
         self.galleries = Galleries(self.store, CONTRACT, DIMENSION)
         self.galleries.load()
 
@@ -204,7 +206,8 @@ class GalleriesMachine(RuleBasedStateMachine):
         return gallery, person, data.draw(st.sampled_from(own) | FACE if own else FACE)
 
 
-def test_store_and_index_agree_with_a_dict_and_numpy(monkeypatch):
+def test_store_and_index_agree_with_a_dict_and_numpy(monkeypatch, store_in):
+    monkeypatch.setattr(GalleriesMachine, "store_in", staticmethod(store_in))
     monkeypatch.setattr(flat_index, "BLOCK_ROWS", 8)
     monkeypatch.setattr(segment, "DEAD_ROWS", 4)
     run_state_machine_as_test(

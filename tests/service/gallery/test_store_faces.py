@@ -1,6 +1,6 @@
 """Faces, their templates, and idempotency keys."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,8 @@ DIMENSION = 16
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store.open(tmp_path / "gallery.db", reserve_bytes=2**16)
+def store(store_in: Callable[[Path], Store], tmp_path: Path) -> Iterator[Store]:
+    store = store_in(tmp_path)
     store.put_gallery("staff", None, None, "contract", DIMENSION)
     store.put_person("staff", "ann")
     yield store

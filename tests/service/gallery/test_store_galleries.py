@@ -1,6 +1,6 @@
 """Galleries and persons in a real database file: every method and every refusal."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ BAD_IDS = ["", "a b", "a/b", "é", "x" * 129, "a\n", "'; DROP TABLE persons --"]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store.open(tmp_path / "gallery.db", reserve_bytes=2**16)
+def store(store_in: Callable[[Path], Store], tmp_path: Path) -> Iterator[Store]:
+    store = store_in(tmp_path)
     store.put_gallery("staff", "Staff", None, "contract", 4)
     yield store
     store.close()
@@ -196,6 +196,8 @@ def test_filters_compare_types_and_values(store: Store) -> None:
         "third": {"v": 0.1 + 0.2},
         "large": {"v": 2**62 + 1},
         "word": {"v": "true"},
+        "round": {"v": 2**60},
+        "round.0": {"v": 2.0**60},
         "odd": odd_keys,
     }
     for id, metadata in persons.items():
@@ -219,6 +221,7 @@ def test_filters_compare_types_and_values(store: Store) -> None:
     assert found(v=0.1 + 0.2) == {"third"}
     assert found(v=0.3) == set()
     assert found(v=2**62 + 1) == {"large"}
+    assert found(v=2**60) == found(v=2.0**60) == {"round", "round.0"}
     assert found(v=1, w="x") == {"one.0"}
     assert found(w="x") == {"one.0", "false"}
     for key, value in odd_keys.items():

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from service.gallery.dialects import last_person
 from service.gallery.records import NewFace
 from service.gallery.store import Store
-from service.gallery.store_keys import _last_number
 from service.security.key_file import LIVE
 
 KILLS = int(os.environ.get("LIKENESS_TEST_KILLS", "5"))
@@ -92,7 +92,7 @@ def test_what_was_answered_before_a_kill_holds(tmp_path: Path) -> None:
         with_key = set((np.flatnonzero(slots.states == LIVE) + 1).tolist())
         # A kill between a key and the row of its person leaves a key of a number that no person has had.
         with store._sessions.read() as connection:
-            reached = _last_number(connection)
+            reached = last_person(connection)
         never_used = {number for number in with_key if number > reached}
         assert len(never_used) <= 1
         assert with_key - never_used == set(store.person_keys("g").tolist())

@@ -1,6 +1,7 @@
 """Random operations against plain dicts, and several threads at once."""
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +102,8 @@ class Oracle:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_random_operations_agree_with_dicts(tmp_path: Path, seed: int) -> None:
-    store = Store.open(tmp_path / "gallery.db", reserve_bytes=2**16)
+def test_random_operations_agree_with_dicts(store_in: Callable[[Path], Store], tmp_path: Path, seed: int) -> None:
+    store = store_in(tmp_path)
     oracle = Oracle(store, seed)
     for step in range(300):
         oracle.step()
@@ -110,14 +111,14 @@ def test_random_operations_agree_with_dicts(tmp_path: Path, seed: int) -> None:
             oracle.check()
         if step % 100 == 99:
             store.close()
-            store = oracle.store = Store.open(tmp_path / "gallery.db", reserve_bytes=2**16)
+            store = oracle.store = store_in(tmp_path)
     oracle.check()
     store.close()
 
 
-def test_four_threads_at_once(tmp_path: Path) -> None:
+def test_four_threads_at_once(store_in: Callable[[Path], Store], tmp_path: Path) -> None:
     """Each with persons of its own, all with the same idempotency keys, and readers in between."""
-    store = Store.open(tmp_path / "gallery.db", reserve_bytes=2**16)
+    store = store_in(tmp_path)
     key = store.put_gallery("g", None, None, "contract", 8)[0].key
     store.put_person("g", "shared")
     kept: list[set[int]] = [set() for _ in range(4)]
