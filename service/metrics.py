@@ -105,6 +105,17 @@ INDEX_LAG_FACES = Gauge(
     "Faces that the store has and searches do not see, or the other way round.",
     registry=REGISTRY,
 )
+INDEX_LAG_REVISIONS = Gauge(
+    "likeness_index_lag_revisions",
+    "Changes of a gallery that its index in this process has not seen yet, of the one furthest behind.",
+    registry=REGISTRY,
+)
+SEARCHES = Counter(
+    "likeness_searches",
+    "Probes searched for: in memory or in the database, exact or through an index.",
+    ["place", "method"],
+    registry=REGISTRY,
+)
 
 _STAGES = {name: STAGE_SECONDS.labels(name) for name in ("decode", "detect", "align", "embed", "search")}
 

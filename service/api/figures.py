@@ -30,12 +30,12 @@ def refresh(state: Any) -> None:
 def _sizes(galleries: Galleries, contract: str) -> None:
     records = list(galleries.store.every_gallery())
     own = [record for record in records if record.embedding_contract == contract]
-    held = [galleries.held(record.key) for record in own]
+    held = [galleries.held(record) for record in own]
     metrics.GALLERIES.labels("own").set(len(own))
     metrics.GALLERIES.labels("other").set(len(records) - len(own))
     metrics.PERSONS.set(sum(record.persons for record in records))
     metrics.FACES.set(sum(record.faces for record in records))
     metrics.LARGEST_GALLERY_FACES.set(max((record.faces for record in records), default=0))
-    metrics.GALLERIES_LOADING.set(sum(not loaded for _, loaded in held))
-    lag = sum(abs(record.faces - faces) for record, (faces, _) in zip(own, held, strict=True))
-    metrics.INDEX_LAG_FACES.set(lag)
+    metrics.GALLERIES_LOADING.set(sum(not each.loaded for each in held))
+    metrics.INDEX_LAG_FACES.set(sum(abs(record.faces - each.faces) for record, each in zip(own, held, strict=True)))
+    metrics.INDEX_LAG_REVISIONS.set(max((each.behind for each in held), default=0))

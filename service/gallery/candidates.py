@@ -47,11 +47,11 @@ class NamedSegment:
         known = self._owners(sorted({hit.face for hits in found for hit in hits}))
         doubtful = sorted({hit.person for hits in found for hit in hits if hit.face not in known})
         others = self._first_faces(doubtful) if doubtful else {}
-        return [_candidates(hits, known, others) for hits in found]
+        return [candidates_of(hits, known, others) for hits in found]
 
 
-def _candidates(hits: list[Hit], known: Owners, others: Owners) -> list[Candidate]:
-    """``known``: by face. ``others``: by person, where the face is gone."""
+def candidates_of(hits: list[Hit], known: Owners, others: Owners) -> list[Candidate]:
+    """Hits with their names. ``known``: by face. ``others``: by person, where the face is gone."""
     owners = [(known.get(hit.face) or others.get(hit.person), hit.similarity) for hit in hits]
     alive = [(*owner, similarity) for owner, similarity in owners if owner]
     return [

@@ -1,71 +1,24 @@
 """Galleries as callers see them: every change is durable in the store *and* searchable before it is answered.
 
-The store is the truth. A segment, one a gallery, holds the same templates in memory and answers searches; it is
-built from the store at start, and again by the difference should the two ever differ. Changes of one gallery happen
-one at a time, in both, under that gallery's lock; searches and changes of other galleries go on meanwhile.
+The store is the truth. A searcher, one a gallery, answers searches: in this process from the same templates in memory
+(``segment_searcher``), or in the database that the store is in (``service.postgres``).
 """
 
 import contextlib
-import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import GalleryNotFound, ModelMismatch, NotReady
-from service.gallery.candidates import Candidate, NamedSegment
-from service.gallery.filling import catch_up
-from service.gallery.probes import Probe, shared_scans
 from service.gallery.records import FaceRecord, GalleryRecord, Metadata, NewFace, Templates
-from service.gallery.segment import Segment
+from service.gallery.searcher import Changed, Held, Question, Searcher, Searchers, SearchResult
+from service.gallery.segment_searcher import Segments
 from service.gallery.store import AddedFaces, Once, Store
 from service.gallery.store_bulk import BulkPerson, Imported
 from service.metrics import stage
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """Candidates of each probe, best first, and what was searched.
-
-    Attributes:
-        persons: how many, also those without a face, who cannot be found.
-        faces: of the gallery.
-        sizes: how many of the persons searched have so many faces.
-    """
-
-    persons: int
-    faces: int
-    sizes: Mapping[int, int]
-    candidates: tuple[tuple[Candidate, ...], ...]
-
-
-class _Open:
-    """One gallery in memory.
-
-    Attributes:
-        loaded: whether the segment has all that the store had when the service started.
-        writing: held by whoever changes the gallery.
-    """
-
-    def __init__(self, segment: Segment, store: Store, loaded: bool) -> None:
-        self.segment = segment
-        self.writing = threading.Lock()
-        self.loaded = loaded
-        self._named = NamedSegment(segment, store.owners, store.first_faces)
-        self._shared = shared_scans(self._named)
-
-    def search(
-        self, probes: NDArray[np.float32], top_k: int, persons: NDArray[np.int64] | None
-    ) -> list[list[Candidate]]:
-        """A lone probe shares a scan with those of other callers; several are a scan of their own."""
-        if len(probes) == 1:
-            return [self._shared.ask(Probe(probes[0], top_k, persons))]
-        return self._named.search(probes, top_k, persons)
 
 
 class Galleries:
@@ -74,23 +27,36 @@ class Galleries:
     Those that the store has already can be used once ``load`` has come to them.
     """
 
-    def __init__(self, store: Store, embedding_contract: str, dimension: int, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        store: Store,
+        embedding_contract: str,
+        dimension: int,
+        device: str = "cpu",
+        searchers: Searchers | None = None,
+    ) -> None:
         """
         Args:
-            device: where searches run, "cpu" or "cuda".
+            device: where searches run, "cpu" or "cuda", if there are no ``searchers``.
+            searchers: who answers searches; None: segments in this process, which alone writes to the store.
 
         Raises:
             DeviceError: there is no index on ``device``.
         """
         self.store = store
-        self.device = device
+        self.searchers = Segments(store, dimension, device) if searchers is None else searchers
         self._contract = embedding_contract
         self._dimension = dimension
         self._opening = threading.Lock()
-        self._open = {record.key: self._new(loaded=False) for record in self._own()}
+        self._open = {record.key: self.searchers.of(record, made_now=False) for record in self._own()}
+
+    @property
+    def device(self) -> str:
+        """Where searches run."""
+        return self.searchers.device
 
     def load(self, told: Callable[[int], object] = lambda _: None) -> int:
-        """Build all segments from the store, the smallest first; returns how many faces there are.
+        """Get all galleries ready, the smallest first; returns how many faces there are.
 
         Galleries that are loaded can be used meanwhile.
 
@@ -102,10 +68,8 @@ class Galleries:
             opened = self._open.get(record.key)
             if opened is None or opened.loaded:
                 continue
-            with opened.writing, contextlib.suppress(GalleryNotFound):  # deleted meanwhile
-                catch_up(opened.segment, self.store, record.key, told)
-                opened.loaded = True
-                faces += len(opened.segment)
+            with contextlib.suppress(GalleryNotFound):  # deleted meanwhile
+                faces += opened.load(told)
         return faces
 
     def put(
@@ -122,6 +86,7 @@ class Galleries:
         finally:
             # Gone for callers with the first step of the deletion, even if clearing up behind it fails.
             self._open.pop(key, None)
+            self.searchers.forget(key)
 
     def enrol(
         self,
@@ -132,103 +97,89 @@ class Galleries:
         answer: Callable[[Sequence[FaceRecord]], Mapping[str, object]],
     ) -> AddedFaces:
         """Add faces to a person; when this returns they are durable and the next search sees them."""
-        with self._changing(gallery) as segment:
+        with self._changing(gallery) as changed:
             added = self.store.add_faces(gallery, person, faces, once, answer)
             if not added.repeated:
                 keys = np.array([face.key for face in added.faces], np.int64)
                 owners = np.full(len(keys), added.person_key, np.int64)
-                segment.add(Templates(keys, owners, np.stack([face.embedding for face in faces])))
+                changed.add(Templates(keys, owners, np.stack([face.embedding for face in faces])))
         return added
 
     def import_persons(self, gallery: str, persons: Sequence[BulkPerson]) -> Imported:
         """Make or change persons with all their faces, or none; as durable and as visible as ``enrol``."""
-        with self._changing(gallery) as segment:
+        with self._changing(gallery) as changed:
             imported = self.store.import_persons(gallery, persons)
-            segment.add(imported.added)
+            changed.add(imported.added)
         return imported
 
     def delete_person(self, gallery: str, person: str) -> None:
         """Remove a person with all faces; when this returns no search finds them."""
-        with self._changing(gallery) as segment:
-            segment.remove(np.array(self.store.delete_person(gallery, person), np.int64))
+        with self._changing(gallery) as changed:
+            changed.remove(np.array(self.store.delete_person(gallery, person), np.int64))
 
     def delete_if_due(self, gallery: str, person: str, at: datetime) -> bool:
         """Remove a person whose time is up at ``at``; whether it was. Also in galleries of another contract."""
         if self.store.gallery(gallery).embedding_contract != self._contract:
             return self.store.delete_if_due(gallery, person, at) is not None
-        with self._changing(gallery) as segment:
+        with self._changing(gallery) as changed:
             gone = self.store.delete_if_due(gallery, person, at)
-            segment.remove(np.array(gone or [], np.int64))
+            changed.remove(np.array(gone or [], np.int64))
         return gone is not None
 
     def delete_face(self, gallery: str, person: str, face: str) -> None:
         """Remove one face."""
-        with self._changing(gallery) as segment:
-            segment.remove(np.array([self.store.delete_face(gallery, person, face)], np.int64))
+        with self._changing(gallery) as changed:
+            changed.remove(np.array([self.store.delete_face(gallery, person, face)], np.int64))
 
-    def search(self, gallery: str, probes: NDArray[np.float32], top_k: int, where: Metadata | None) -> SearchResult:
+    def search(
+        self,
+        gallery: str,
+        probes: NDArray[np.float32],
+        top_k: int,
+        where: Metadata | None,
+        exact: bool = False,
+    ) -> SearchResult:
         """The ``top_k`` most similar persons of each probe, (q, d) of unit length.
 
         Args:
             where: only persons with these metadata.
+            exact: compare with every face, also where an index is used for speed.
         """
         record, opened = self._record(gallery)
-        persons = None if where is None else self.store.person_keys(gallery, where)
         with stage("search"):
-            found = opened.search(probes, top_k, persons)
-        searched = record.persons if persons is None else len(persons)
-        candidates = tuple(tuple(those) for those in found)
-        return SearchResult(searched, record.faces, opened.segment.sizes(persons), candidates)
+            return opened.search(record, Question(probes, top_k, where, exact))
 
     def person_embeddings(self, gallery: str, person: str) -> NDArray[np.float32]:
         """All enrolled templates of one person, (n, d)."""
         self._record(gallery)
         return self.store.embeddings(gallery, person)
 
-    def held(self, key: int) -> tuple[int, bool]:
-        """Of the gallery with this key: how many faces searches see, and whether these are all it had at the start."""
-        opened = self._open.get(key)
-        # Not there: made since the service started, and nothing was enrolled yet.
-        return (0, True) if opened is None else (len(opened.segment), opened.loaded)
+    def held(self, gallery: GalleryRecord) -> Held:
+        """What searches see of a gallery."""
+        opened = self._open.get(gallery.key)
+        # Not there: made since the service started, and nobody asked for it here yet.
+        return Held(gallery.faces) if opened is None else opened.held(gallery)
 
     @contextlib.contextmanager
-    def _changing(self, gallery: str) -> Iterator[Segment]:
-        """The gallery's segment, for one change at a time, and in step with the store before and after it.
-
-        A change that fails half way (no memory for the index, no disk behind a deletion) may leave the two apart;
-        changes add faces or remove them, never both, so that their numbers tell.
-        """
+    def _changing(self, gallery: str) -> Iterator[Changed]:
+        """For one change of a gallery: what is to be told of it."""
         record, opened = self._record(gallery)
-        with opened.writing:
-            self._in_step(gallery, record.key, opened.segment)
-            try:
-                yield opened.segment
-            except BaseException:
-                try:
-                    self._in_step(gallery, record.key, opened.segment)
-                except Exception:
-                    log.exception("Gallery %s is out of step with its store until its next change.", gallery)
-                raise
+        with opened.changing(gallery) as changed:
+            yield changed
+        if not opened.told:
+            return
         with contextlib.suppress(GalleryNotFound):
             if self.store.gallery(gallery).key != record.key:
                 # Deleted and made anew meanwhile; the change may be one of the new gallery.
                 with self._changing(gallery):
                     pass
 
-    def _in_step(self, gallery: str, key: int, segment: Segment) -> None:
-        if self.store.gallery(gallery).faces != len(segment):
-            log.warning("The index of gallery %s was out of step with its store; catching up.", gallery)
-            catch_up(segment, self.store, key)
-
     def _own(self) -> Iterator[GalleryRecord]:
         """The galleries of this contract."""
         return (record for record in self.store.every_gallery() if record.embedding_contract == self._contract)
 
-    def _new(self, loaded: bool) -> _Open:
-        return _Open(Segment(self._dimension, self.device), self.store, loaded)
-
-    def _record(self, gallery: str) -> tuple[GalleryRecord, _Open]:
-        """The gallery in the store and in memory.
+    def _record(self, gallery: str) -> tuple[GalleryRecord, Searcher]:
+        """The gallery in the store, and who searches it.
 
         Raises:
             GalleryNotFound: there is none.
@@ -244,7 +195,9 @@ class Galleries:
             )
         with self._opening:
             # Not there: made since the service started.
-            opened = self._open.get(record.key) or self._open.setdefault(record.key, self._new(loaded=True))
+            opened = self._open.get(record.key)
+            if opened is None:
+                opened = self._open[record.key] = self.searchers.of(record, made_now=True)
         if not opened.loaded:
             raise NotReady(
                 f"Gallery {gallery!r} with its {record.faces} faces is still being loaded. Try again in a moment.",

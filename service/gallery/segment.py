@@ -104,6 +104,18 @@ class Segment:
             self._rows.remove(faces)
         self._compact_if_wasteful()
 
+    def change(self, added: Templates, removed: Keys) -> None:
+        """As ``add`` and ``remove`` in one step: no search sees the one without the other.
+
+        Raises ValueError like ``add``. Whatever is raised, the segment may have only a part of the change.
+        """
+        with self._lock.writing():
+            if len(added.faces):
+                self._rows.add(added)
+            if len(removed):
+                self._rows.remove(removed)
+        self._compact_if_wasteful()
+
     def search(self, probes: Vectors, top_k: int, persons: Keys | None = None) -> list[list[Hit]]:
         """The ``top_k`` persons most like each probe, best first; equals by the smaller key.
 
