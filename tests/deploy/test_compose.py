@@ -30,8 +30,8 @@ def test_a_service_is_closed_up(name: str) -> None:
     assert "privileged" not in service
     assert "cap_add" not in service
     assert service["deploy"]["resources"]["limits"]["memory"]
-    assert len(service["profiles"]) == 1
-    for port in service["ports"]:
+    assert service["profiles"], "nothing starts that was not asked for"
+    for port in service.get("ports", []):
         assert ipaddress.ip_address(default(port).split(":")[0]).is_loopback, port
 
 
@@ -39,10 +39,10 @@ def test_images_are_pinned_and_built_from_targets_that_exist() -> None:
     targets = re.findall(r"^FROM \S+ AS (\S+)$", DOCKERFILE, re.M)
     for name, service in SERVICES.items():
         if "build" in service:
-            assert service["build"]["target"] == name
-            assert name in targets
+            assert service["build"]["target"] == ("cpu" if name == "replica" else name)
+            assert service["build"]["target"] in targets
         else:
-            assert re.fullmatch(r"[a-z/]+:v?\d+\.\d+\.\d+", service["image"])
+            assert re.fullmatch(r"[a-z/]+:v?\d+\.\d+\.\d+(-alpine|-pg18-trixie)?", service["image"])
     assert targets[-1] == "cpu", "what is built where no target is named"
     assert re.search(r"^ARG BASE_IMAGE=python:\d+\.\d+\.\d+-slim-bookworm$", DOCKERFILE, re.M)
 
@@ -68,14 +68,50 @@ def test_whatever_is_mounted_is_there_and_secrets_are_in_no_repository() -> None
 def test_prometheus_asks_who_answers_with_the_key_that_is_mounted() -> None:
     config = yaml.safe_load((ROOT / "deploy/monitoring/prometheus.yml").read_text(encoding="utf-8"))
     [job] = config["scrape_configs"]
-    [target] = job["static_configs"][0]["targets"]
-    host, port = target.split(":")
+    [found] = job["dns_sd_configs"]
+    for name in ("cpu", "gpu", "replica"):
+        assert found["names"][0] in SERVICES[name]["networks"]["default"]["aliases"]
     for name in ("cpu", "gpu"):
-        assert host in SERVICES[name]["networks"]["default"]["aliases"]
-        assert default(SERVICES[name]["ports"][0]).endswith(f":{port}")
+        assert default(SERVICES[name]["ports"][0]).endswith(f":{found['port']}")
     assert job["authorization"]["credentials_file"] == f"/run/secrets/{SERVICES['prometheus']['secrets'][0]}"
     source = yaml.safe_load((ROOT / "deploy/monitoring/grafana/provisioning/datasources/prometheus.yml").read_text())
     assert source["datasources"][0]["url"] == "http://prometheus:9090"
+
+
+def test_a_replica_keeps_nothing_and_is_reached_through_the_balancer_alone() -> None:
+    replica, postgres = SERVICES["replica"], SERVICES["postgres"]
+    assert "volumes" not in replica
+    assert "ports" not in replica
+    assert "ports" not in postgres
+    assert [mount.split(":")[0] for mount in replica["tmpfs"]] == ["/data", "/tmp"]
+    assert COMPOSE["networks"]["store"]["internal"] is True
+    assert postgres["networks"] == ["store"]
+    at_store = {name for name, service in SERVICES.items() if "store" in service.get("networks", ())}
+    assert at_store == {"replica", "postgres"}
+    balancer = (ROOT / "deploy/cluster/haproxy.cfg").read_text(encoding="utf-8")
+    assert re.search(r"^ +server-template \S+ \d+ likeness:8000 ", balancer, re.M)
+    assert "uri /v1/health/ready" in balancer
+
+
+def test_no_password_and_no_key_is_in_the_files_of_the_cluster() -> None:
+    environment = {**SERVICES["replica"]["environment"], **SERVICES["postgres"]["environment"]}
+    assert default(environment["LIKENESS_DATABASE_URL"]) == "postgresql://likeness@postgres/likeness"
+    for name in ("LIKENESS_DATABASE_PASSWORD_FILE", "POSTGRES_PASSWORD_FILE"):
+        assert environment[name] == "/run/secrets/database_password"
+    assert environment["LIKENESS_MASTER_KEY_COMMAND"] == "cat /run/secrets/master_key"
+    assert "POSTGRES_PASSWORD" not in environment
+    assert "POSTGRES_HOST_AUTH_METHOD" not in environment
+
+
+def test_a_replica_drains_for_longer_than_the_balancer_takes_to_see_it() -> None:
+    balancer = (ROOT / "deploy/cluster/haproxy.cfg").read_text(encoding="utf-8")
+    found = re.search(r"check inter (\d+)s fastinter (\d+)ms .* fall (\d+)", balancer)
+    assert found
+    seen = int(found[1]) + int(found[2]) / 1000 * (int(found[3]) - 1)
+    drain = float(SERVICES["replica"]["environment"]["LIKENESS_DRAIN_S"])
+    assert drain > 2 * seen
+    for name in ("replica", "balancer"):
+        assert int(SERVICES[name]["stop_grace_period"].removesuffix("s")) > drain + 30
 
 
 def test_what_the_image_is_made_of_is_not_left_out_of_the_context() -> None:

@@ -51,3 +51,15 @@ def test_a_bundle_that_is_there_is_served_as_it_is(program: Path, data_dir: Path
     assert ended.returncode == EXIT_WRONG_USE
     assert "Setting 'port'" in ended.stderr
     assert "already there" not in ended.stdout
+
+
+def test_a_password_in_a_file_is_given_to_the_database_without_its_line_end(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("p w'$d\n")
+    likeness = tmp_path / "likeness"
+    likeness.write_text('#!/bin/sh\nprintf "%s|%s" "$PGPASSWORD" "$*"\n')
+    likeness.chmod(0o755)
+    told = enter(tmp_path, tmp_path, "keys", "list", LIKENESS_DATABASE_PASSWORD_FILE=str(tmp_path / "password"))
+    assert told.stdout == "p w'$d|keys list"
+    missing = enter(tmp_path, tmp_path, "keys", "list", LIKENESS_DATABASE_PASSWORD_FILE=str(tmp_path / "none"))
+    assert missing.returncode != 0
+    assert "none" in missing.stderr
