@@ -25,6 +25,8 @@ CONNECT_S, ANSWER_S = 10.0, 300.0
 # A service that is told a deadline says itself that it is past; this long it is waited for.
 GRACE_S = 1.0
 CHUNK = 64 * 1024
+# Bad gateway, no server available, gateway timeout.
+_LOST_BEHIND_A_PROXY = (502, 503, 504)
 
 Progress = Callable[[int, int], object]
 """Called with the bytes of a body that have been sent, and their total; an attempt starts from 0 again."""
@@ -73,6 +75,7 @@ class Trial(Attempts):
 
         Raises:
             ServiceError: it is an error.
+            ConnectionFailed: a proxy says that it did not reach the service, or lost it.
             NotTheService: it is nobody's whom we know.
         """
         if response.is_success:
@@ -81,6 +84,10 @@ class Trial(Attempts):
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise _stranger(self._url, response) from error
         told = error_of(response)
+        if told is None and response.status_code in _LOST_BEHIND_A_PROXY:
+            raise ConnectionFailed(
+                f"What answers at {self._url} has no service behind it (status {response.status_code})."
+            )
         if told is None:
             raise _stranger(self._url, response)
         if call.absent is not None and isinstance(told, NotFound) and self.answer_lost:

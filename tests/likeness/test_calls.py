@@ -279,7 +279,7 @@ async def test_an_address_at_which_nobody_listens(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "content"), [(200, b"<html>"), (302, b""), (404, b"<html>"), (502, b'{"error": "x"}'), (200, b"{}")]
+    ("status", "content"), [(200, b"<html>"), (302, b""), (404, b"<html>"), (409, b'{"error": "x"}'), (200, b"{}")]
 )
 async def test_a_stranger_is_known(kind: str, status: int, content: bytes) -> None:
     with Scripted(answer(status, content, "Location: /elsewhere")) as server:

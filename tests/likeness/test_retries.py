@@ -50,6 +50,17 @@ async def test_broken_connections_are_made_anew(kind: str) -> None:
             assert (await caller.live()).status == "live"
 
 
+@pytest.mark.parametrize("status", [502, 503, 504])
+async def test_a_proxy_that_lost_the_service_is_a_broken_connection(kind: str, status: int) -> None:
+    lost = answer(status, b"<html>")
+    with Scripted(lost, answer(200, LIVE), lost) as server:
+        async with opened(kind, server.url, retries=FAST) as caller:
+            assert (await caller.live()).status == "live"
+            # Nobody knows what was done.
+            with pytest.raises(ConnectionFailed, match=f"status {status}"):
+                await caller.request("POST", "/v1/new-call", json={})
+
+
 async def test_enrolment_is_sent_again_under_the_same_key(kind: str, portrait: bytes) -> None:
     done = answer(201, b'{"enrolled": [{"face_id": "f1"}], "rejected": []}')
     with Scripted(RESET, error(429, "rate_limited"), done, done) as server:
