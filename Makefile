@@ -18,7 +18,7 @@ INSTALLED := $(VENV)/.installed-$(DEVICE)
 INSTALLED_DEV := $(VENV)/.installed-dev
 OTHER := $(if $(filter gpu,$(DEVICE)),cpu,gpu)
 
-.PHONY: help setup run test image-test test-kills test-power-cuts fuzz soak-faults check format bench bench-verify bench-throughput bench-peers soak bench-detection bench-tilt bench-search bench-start bench-graphs accuracy accuracy-search accuracy-decisions accuracy-doctor accuracy-quality accuracy-templates accuracy-ambiguous calibrate-lfw train-demo screenshots lock clean
+.PHONY: help setup run test image-test test-kills test-power-cuts fuzz soak-faults check format bench bench-verify bench-throughput bench-peers soak bench-detection bench-tilt bench-search bench-start bench-sealing bench-graphs accuracy accuracy-search accuracy-decisions accuracy-doctor accuracy-quality accuracy-templates accuracy-ambiguous calibrate-lfw train-demo screenshots lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -111,6 +111,10 @@ bench-search: $(INSTALLED_DEV) ## search up to 1M faces against FAISS Flat and t
 bench-start: $(INSTALLED_DEV) ## enrolment rate, and seconds until a service with 1M faces is ready (6 GB of disk, minutes)
 	@$(LIKENESS) pull open --data-dir $(DATA_DIR)
 	$(VENV)/bin/python -m tests.benchmarks.gallery_start --data-dir $(DATA_DIR)
+
+bench-sealing: $(INSTALLED_DEV) ## what encryption costs: of an import, an enrolment, a start, a deletion (1 GB of disk, minutes)
+	@mkdir -p $(DATA_DIR)
+	$(VENV)/bin/python -m tests.benchmarks.sealing --data-dir $(DATA_DIR)
 
 bench-graphs: $(INSTALLED_DEV) ## embedders as published against as adopted, and what each rewrite of a graph is worth
 	@$(LIKENESS) pull open --data-dir $(DATA_DIR)

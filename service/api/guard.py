@@ -11,12 +11,12 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
 from service.api.errors import status_and_code
-from service.errors import Forbidden, LikenessError, Unauthorized
+from service.errors import Forbidden, LikenessError, RateLimited, Unauthorized
 from service.runtime.caller import current
 from service.security.access_keys import AccessKeys
 from service.security.audit_log import AuditLog, Event, Receipt
 from service.security.key_limits import KeyLimits
-from service.security.scopes import NEEDED, PUBLIC
+from service.security.scopes import NEEDED, OF_ALL_GALLERIES, PUBLIC
 
 RECEIPT = "x-erasure-receipt"
 NO_AUTH = "no-auth"
@@ -52,27 +52,41 @@ class Asker:
 async def admit(request: Request) -> AsyncIterator[None]:
     """A dependency of every call of the application.
 
+    Nothing is asked of the store for it: an answer that took longer for a gallery that is there would tell so.
+
     Raises:
         Unauthorized: no access key, or not one of ours.
+        RateLimited: the key has been used too often; calls that it is not for count too.
         Forbidden: the key is not for this call, or not for this gallery, whether there is one or not.
-        RateLimited: the key has been used too often.
+        InsufficientStorage: the audit log could not tell of a change.
     """
     call = request.scope["route"].name
     guard: Guard = request.app.state.guard
     if call in PUBLIC or guard.keys is None:
         request.state.asker = Asker(NO_AUTH)
+        await _require_room(request, guard)
         yield
         return
     key = guard.keys.find(_presented(request))
     request.state.asker = Asker(key.id, key.galleries)
-    if key.scopes.isdisjoint(NEEDED.get(call, frozenset())):
-        raise Forbidden(f"The access key has no scope for this call; it needs {_or(call)}.")
-    gallery = request.path_params.get("gallery")
-    if key.galleries is not None and gallery is not None and gallery not in key.galleries:
-        raise Forbidden("The access key is not for this gallery.")
     current().tenant = key.id
     with guard.limits.admitted(key):
+        if key.scopes.isdisjoint(NEEDED.get(call, frozenset())):
+            raise Forbidden(f"The access key has no scope for this call; it needs {_or(call)}.")
+        gallery = request.path_params.get("gallery")
+        if key.galleries is not None and gallery is not None and gallery not in key.galleries:
+            raise Forbidden("The access key is not for this gallery.")
+        if key.galleries is not None and call in OF_ALL_GALLERIES:
+            raise Forbidden("The access key is for some galleries only; this call tells of all.")
+        await _require_room(request, guard)
         yield
+
+
+async def _require_room(request: Request, guard: Guard) -> None:
+    """Raises InsufficientStorage where the audit log has no room left for the change that is asked for."""
+    route = request.scope["route"]
+    if guard.audit is not None and isinstance(route, AuditedRoute) and route.adds(request.method):
+        await anyio.to_thread.run_sync(guard.audit.require_room)
 
 
 async def _asker(request: Request) -> Asker:
@@ -93,31 +107,34 @@ class AuditedRoute(APIRoute):
             audit: AuditLog | None = request.app.state.guard.audit
             if audit is None:
                 return await handle(request)
-            if request.method not in ("GET", "DELETE") and self.name not in _LOOKS:
-                await anyio.to_thread.run_sync(audit.require_room)
             receipt: Receipt | None = None
             status = 500
+            told = True
             try:
                 response = await handle(request)
                 status = response.status_code
             except anyio.get_cancelled_exc_class():
                 status = _CALLER_LEFT
                 raise
-            except Unauthorized:
-                # Nobody is known to have done anything, and anybody could fill the disk with it.
-                status = 401
+            except (Unauthorized, RateLimited):
+                # Nothing was looked at, and the disk could be filled with it: by anybody, or past the limit.
+                told = False
                 raise
             except LikenessError as error:
                 status, _ = status_and_code(error)
                 raise
             finally:
-                if status != 401:
+                if told:
                     receipt = await self._tell(audit, request, status)
             if request.method == "DELETE" and receipt is not None:
                 return _with_receipt(request, response, receipt)
             return response
 
         return audited
+
+    def adds(self, method: str) -> bool:
+        """Whether the call may put something on the disk; it changes something and does not only delete."""
+        return method not in ("GET", "DELETE") and self.name not in _LOOKS
 
     async def _tell(self, audit: AuditLog, request: Request, status: int) -> Receipt:
         asker = getattr(request.state, "asker", Asker(NO_AUTH))

@@ -19,7 +19,7 @@ from service.gallery.gallery import Galleries
 from service.gallery.index import search_device
 from service.gallery.store import Store
 from service.runtime import blas
-from service.security import access_keys, audit_log
+from service.security import access_keys, audit_log, own_memory
 from service.security.access_keys import AccessKeys
 from service.security.audit_log import AuditLog
 from service.security.key_file import KeyFile
@@ -72,6 +72,7 @@ def _serve(settings: Settings) -> int:
         log.warning("The weights of bundle %s are not licensed for commercial use.", card.name)
     # uvicorn drains and then sends itself the signal again: this ends the process, but not before the store is closed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    own_memory.keep_private()
     keys = KeyFile.open(settings.keys_folder(), settings.master_place())
     store = Store.open(settings.data_dir / "gallery" / "gallery.db", keys=keys)
     try:

@@ -11,6 +11,9 @@ READ: frozenset[Scope] = frozenset({"search", "enrol"})
 PUBLIC = frozenset({"live", "ready"})
 """Calls that need no key: they tell only whether the service runs."""
 
+OF_ALL_GALLERIES = frozenset({"metrics"})
+"""Calls that tell of the whole service: how many persons there are, and how alike. Not for keys of some galleries."""
+
 NEEDED: Mapping[str, frozenset[Scope]] = {
     "info": ANY | {"monitor"},
     # For those who watch, and who are to do nothing else.

@@ -167,6 +167,16 @@ def test_links_lead_somewhere() -> None:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def test_tests_that_are_named_are_there() -> None:
+    names = {path.name for path in (ROOT / "tests").rglob("*.py")}
+    for page in PAGES:
+        for code in inline_of(page):
+            if re.fullmatch(r"tests/[a-z_/]+(\.py)?", code):
+                assert (ROOT / code).exists(), f"{page.name}: {code}"
+            elif re.fullmatch(r"test_[a-z_]+\.py", code):
+                assert code in names, f"{page.name}: {code}"
+
+
 def check_flags(where: str, arguments: list[str], known: set[str]) -> None:
     for word in arguments:
         if word.startswith("--"):

@@ -1,6 +1,7 @@
 """The server as a user has it: with access keys, an audit log, and persons whose time runs out."""
 
 import json
+import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -63,6 +64,8 @@ def test_keys_open_the_running_service_until_they_are_revoked(
         )
         receipt = deleted.headers["x-erasure-receipt"]
         assert run(capsys, "audit", "verify", "--receipt", receipt, *folder)["lines"] > 5
+        limits = Path(f"/proc/{server.process.pid}/limits").read_text()
+        assert re.search(r"^Max core file size +0 +0 ", limits, re.MULTILINE), "a core would hold templates and keys"
         server.process.terminate()
         server.process.wait(20)
         assert not any(secret in server.log for secret in (first["key"], made["key"], 'embedding"'))
