@@ -18,7 +18,8 @@ INSTALLED := $(VENV)/.installed-$(DEVICE)
 INSTALLED_DEV := $(VENV)/.installed-dev
 OTHER := $(if $(filter gpu,$(DEVICE)),cpu,gpu)
 
-.PHONY: help setup run test image-test test-kills test-power-cuts fuzz soak-faults check format bench bench-verify bench-throughput bench-peers soak bench-detection bench-tilt bench-search bench-start bench-sealing bench-graphs accuracy accuracy-search accuracy-decisions accuracy-doctor accuracy-quality accuracy-templates accuracy-ambiguous calibrate-lfw train-demo screenshots lock clean
+# All of them: no target that stands at the beginning of a line is a file.
+.PHONY: $(shell grep -oE '^[a-z-]+:' $(firstword $(MAKEFILE_LIST)) | tr -d :)
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -100,6 +101,10 @@ soak: $(INSTALLED_DEV) ## ten minutes at twice the capacity, and a thousand clie
 bench-detection: $(INSTALLED_DEV) ## recall by face width (LFW=folder with images/)
 	@$(LIKENESS) pull open --data-dir $(DATA_DIR)
 	$(VENV)/bin/python -m tests.benchmarks.detection_sizes --data-dir $(DATA_DIR) --images $(LFW)/images
+
+bench-reduced: $(INSTALLED_DEV) ## what decoding large JPEGs at reduced scale saves (LFW=folder with images/)
+	@$(LIKENESS) pull open --data-dir $(DATA_DIR)
+	$(VENV)/bin/python -m tests.benchmarks.reduced_decoding --data-dir $(DATA_DIR) --images $(LFW)/images
 
 bench-tilt: $(INSTALLED_DEV) ## what tilted heads do to embeddings (LFW=folder with images/)
 	@$(LIKENESS) pull open --data-dir $(DATA_DIR)

@@ -20,7 +20,13 @@ PillowImage.MAX_IMAGE_PIXELS = None
 _SIXTEEN_BIT_GREY = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 
 
-def decode(content: bytes, max_pixels: int) -> Image:
+# The coarsest level in which libjpeg decodes.
+COARSEST = 3
+# A photo is not decoded with a longer side below this: the detector sees no less than it does in a whole photo.
+_LEAST_SIDE = 640
+
+
+def decode(content: bytes, max_pixels: int, level: int = 0) -> Image:
     """Decode a JPEG, PNG, WebP or BMP.
 
     EXIF orientation is applied; greyscale, alpha (laid over white), 16-bit, palette and CMYK become plain RGB.
@@ -29,6 +35,9 @@ def decode(content: bytes, max_pixels: int) -> Image:
     Args:
         content: the encoded file.
         max_pixels: images with more are refused from their header, before any pixel is allocated.
+        level: the coarsest level of the pyramid in which a JPEG may be decoded, up to 3; other formats are decoded
+            whole. Sides must be multiples of 2^level, so that pixels lie where they lie in the pyramid of the whole
+            photo; where they are not, a finer level is taken.
 
     Raises:
         UnsupportedMediaType: none of the four formats.
@@ -46,12 +55,25 @@ def decode(content: bytes, max_pixels: int) -> Image:
             {"width": width, "height": height, "max_pixels": max_pixels},
         )
     try:
+        chosen = _draft(encoded, level)
         encoded.load()
-        return Image(_to_rgb(_upright(encoded)))
+        return Image(_to_rgb(_upright(encoded)), chosen, lambda: decode(content, max_pixels).pixels)
     except MemoryError:
         raise
     except Exception as error:  # a damaged file can raise nearly anything inside Pillow's plugins
         raise InvalidImage(f"The {encoded.format} image is damaged or cut off: {error}") from error
+
+
+def _draft(encoded: PillowImage.Image, level: int) -> int:
+    """Have a JPEG decoded in a coarser level, up to ``level``; the one it will be."""
+    width, height = encoded.size
+    while level and (width % 2**level or height % 2**level or max(width, height) >> level < _LEAST_SIDE):
+        level -= 1
+    if not level:
+        return 0
+    encoded.draft(encoded.mode, (width >> level, height >> level))
+    # Other formats stay as they are.
+    return (width // encoded.size[0]).bit_length() - 1
 
 
 def _open(content: bytes) -> PillowImage.Image:

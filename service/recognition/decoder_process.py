@@ -5,9 +5,9 @@ finds no keys, no templates, and (where the kernel has Landlock, Linux 5.13) no 
 
 ::
 
-    in    > size (8 bytes), most pixels (8), the encoded photo
-    out   > 0, height (8), width (8): the pixels are in the shared file
-          > 1, size (8), 0: JSON follows, the name of the error, its message and details
+    in    > size (8 bytes), most pixels (8), coarsest level (8), the encoded photo
+    out   > 0, height (8), width (8), level (8): the pixels are in the shared file
+          > 1, size (8), 0, 0: JSON follows, the name of the error, its message and details
 """
 
 import ctypes
@@ -23,7 +23,7 @@ from PIL import Image as PillowImage
 from service.errors import InvalidImage
 from service.recognition.decode import FORMATS, decode
 
-REQUEST, ANSWER = struct.Struct(">QQ"), struct.Struct(">BQQ")
+REQUEST, ANSWER = struct.Struct(">QQQ"), struct.Struct(">BQQQ")
 DONE, REFUSED = 0, 1
 
 # Of the largest photo: wide numbers, layers and their results at once.
@@ -35,22 +35,23 @@ def main() -> None:
     _rehearse()
     _confine(max_pixels)
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
-    answers.write(ANSWER.pack(DONE, 0, 0))
+    answers.write(ANSWER.pack(DONE, 0, 0, 0))
     answers.flush()
     while head := requests.read(REQUEST.size):
-        size, most = REQUEST.unpack(head)
+        size, most, level = REQUEST.unpack(head)
         content = requests.read(size)
         try:
-            pixels = decode(content, most).pixels
+            image = decode(content, most, level)
+            pixels = image.level(image.finest)
             rest = memoryview(pixels.data).cast("B")
             os.ftruncate(shared, len(rest))
             offset = 0
             while offset < len(rest):
                 offset += os.pwrite(shared, rest[offset:], offset)
-            answer = ANSWER.pack(DONE, pixels.shape[0], pixels.shape[1])
+            answer = ANSWER.pack(DONE, pixels.shape[0], pixels.shape[1], image.finest)
         except InvalidImage as error:
             told = json.dumps([type(error).__name__, error.message, error.details]).encode()
-            answer = ANSWER.pack(REFUSED, len(told), 0) + told
+            answer = ANSWER.pack(REFUSED, len(told), 0, 0) + told
         answers.write(answer)
         answers.flush()
 

@@ -27,6 +27,8 @@ _EDGE = 16.0
 _GOOD_SIZE = 1.5
 # A box nearer than this share of its longer side to the inner border of a tile may be cut by it.
 _CUT = 0.25
+# Faces within this share of the smallest that is asked for may turn out not to be too small.
+_NEARLY = 0.9
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class DetectionOptions:
         candidate_score: score from which the first look's proposals get a second look.
         max_overlap: intersection over union above which two boxes are one face.
         max_contained: share of the smaller box inside the larger above which they are one face.
+        smallest: shorter side, in pixels of the photo, of the smallest face that is asked for. Matters only where the
+            photo was decoded in a coarser level.
         smallest_clear: face width from which one look is enough, in full resolution.
         smallest_clear_shrunk: the same in a shrunk view, where a second look has more to see.
         largest: face width beyond which a view is not trusted; a coarser one sees such a face better.
@@ -51,6 +55,7 @@ class DetectionOptions:
     candidate_score: float = 0.1
     max_overlap: float = 0.3
     max_contained: float = 0.7
+    smallest: float = 0.0
     smallest_clear: float = 28.0
     smallest_clear_shrunk: float = 64.0
     largest: float = 320.0
@@ -63,7 +68,34 @@ class DetectionOptions:
 
 
 def detect(image: Image, network: Detector, options: DetectionOptions) -> list[Face]:
-    """All faces of a photo, largest box first."""
+    """All faces of a photo, largest box first.
+
+    A photo that was decoded in a coarser level is seen in that; faces that are small in it are looked at again in the
+    whole photo, and where it shows none that is asked for, all of the whole photo is looked at.
+    """
+    faces = _detect(image, network, options) if image.finest == 0 else _detect_coarse(image, network, options)
+    listed = [Face(b, p, float(s)) for b, p, s in zip(faces.boxes, faces.landmarks, faces.scores, strict=True)]
+    return sorted(listed, key=lambda face: face.area, reverse=True)
+
+
+def _detect_coarse(image: Image, network: Detector, options: DetectionOptions) -> Proposals:
+    """Faces in pixels of the whole photo, which is decoded only where that is needed."""
+    side = 2**image.finest
+    faces = _detect(Image(image.level(image.finest)), network, options).place(1 / side, (0, 0))
+    sizes = (faces.boxes[:, 2:] - faces.boxes[:, :2]).min(axis=1)
+    asked = sizes >= _NEARLY * options.smallest
+    if not asked.any():
+        # Whoever sent a face that is too small is to be told so, and not that there is none.
+        return _detect(image.whole(), network, options)
+    small = asked & (faces.widths < side * options.window_face)
+    if not small.any():
+        return faces
+    closer = _second_look(image.whole(), network, options, faces.take(small))
+    return suppress(join([faces.take(~small), closer]), options.max_overlap, options.max_contained)
+
+
+def _detect(image: Image, network: Detector, options: DetectionOptions) -> Proposals:
+    """Faces, none suppressed by another."""
     found = _first_look(image, network, options)
     clear = found.take(found.clear)
     unsure = found.take(~found.clear)
@@ -75,9 +107,7 @@ def detect(image: Image, network: Detector, options: DetectionOptions) -> list[F
     if not len(faces):
         frame = _frame_view(image, network, options, options.min_score)
         faces = frame.take(frame.scores >= options.min_score)
-    faces = suppress(faces, options.max_overlap, options.max_contained)
-    listed = [Face(b, p, float(s)) for b, p, s in zip(faces.boxes, faces.landmarks, faces.scores, strict=True)]
-    return sorted(listed, key=lambda face: face.area, reverse=True)
+    return suppress(faces, options.max_overlap, options.max_contained)
 
 
 def _first_look(image: Image, network: Detector, options: DetectionOptions) -> Proposals:

@@ -10,13 +10,13 @@ construction.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from service.recognition.align import align
-from service.recognition.decode import decode
+from service.recognition.decode import COARSEST, decode
 from service.recognition.detect import DetectionOptions, detect
 from service.recognition.quality import Quality, measure
 from service.recognition.tilt import TiltOptions, straighten
@@ -51,7 +51,7 @@ class Recognizer:
         template: ArrayLike,
         crop_size: int,
         options: RecognitionOptions | None = None,
-        decoder: Callable[[bytes, int], Image] = decode,
+        decoder: Callable[[bytes, int, int], Image] = decode,
     ) -> None:
         """
         Args:
@@ -62,18 +62,25 @@ class Recognizer:
         """
         self._decode = decoder
         self.options = options or RecognitionOptions()
+        self._detection = replace(self.options.detection, smallest=self.options.min_face_size)
+        # The coarsest level in which a face of the smallest size is still seen in one look.
+        ratio = max(1.0, self.options.min_face_size / self._detection.smallest_clear)
+        self._level = min(COARSEST, int(np.log2(ratio)))
         self.detector = detector
         self.embedder = embedder
         self._template = np.asarray(template, np.float64)
         self._crop_size = crop_size
 
     def decode(self, content: bytes) -> Image:
-        """Encoded bytes to an upright RGB image; see ``service.recognition.decode`` for what is refused."""
-        return self._decode(content, self.options.max_pixels)
+        """Encoded bytes to an upright RGB image; see ``service.recognition.decode`` for what is refused.
+
+        Where faces must be large, a large JPEG is decoded in a coarser level, and finer ones where a face needs it.
+        """
+        return self._decode(content, self.options.max_pixels, self._level)
 
     def detect(self, image: Image) -> list[Face]:
         """All faces, largest first; none is an ordinary answer."""
-        faces = detect(image, self.detector, self.options.detection)
+        faces = detect(image, self.detector, self._detection)
         return faces if self.options.tilt is None else straighten(image, self.detector, faces, self.options.tilt)
 
     def crop(self, image: Image, face: Face) -> NDArray[np.uint8]:

@@ -11,7 +11,8 @@ def warp(image: Image, matrix: NDArray[np.float64], width: int, height: int) -> 
     """Sample a photo under a similarity transform; outside the photo is black.
 
     Bilinear from the level of the photo's pyramid that leaves less than a factor of two to shrink, so that every
-    source pixel counts (mip mapping: Williams, "Pyramidal Parametrics", SIGGRAPH 1983).
+    source pixel counts (mip mapping: Williams, "Pyramidal Parametrics", SIGGRAPH 1983). Of a photo that was decoded in
+    a coarser level than that, from the finest there is.
 
     Args:
         image: the photo.
@@ -22,7 +23,7 @@ def warp(image: Image, matrix: NDArray[np.float64], width: int, height: int) -> 
         uint8 (height, width, 3) RGB.
     """
     shrink = 1.0 / float(np.hypot(matrix[0, 0], matrix[1, 0]))  # photo pixels per target pixel
-    level = max(0, int(np.floor(np.log2(shrink))))
+    level = max(image.finest, int(np.floor(np.log2(shrink))))
     side = 2**level
     # Pixel centres: photo x = side·x' + (side − 1)/2 for x' in the level.
     to_photo = np.array([[side, 0, (side - 1) / 2], [0, side, (side - 1) / 2], [0, 0, 1]], np.float64)

@@ -1,49 +1,78 @@
 """The values that flow through recognition: ``bytes → Image → Face → crop → EmbeddedFace``."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from service.errors import InvalidImage
 
-@dataclass(frozen=True)
+
 class Image:
-    """A decoded photo, upright.
+    """A photo, upright, as levels of its pyramid. For use by one thread.
 
     Attributes:
-        pixels: uint8 (H, W, 3) RGB.
+        height, width: in pixels of the whole photo, which is level 0.
     """
 
-    pixels: NDArray[np.uint8]
-    _levels: list[NDArray[np.uint8]] = field(default_factory=list, init=False, repr=False, compare=False)
+    def __init__(
+        self,
+        pixels: NDArray[np.uint8],
+        level: int = 0,
+        decode_whole: Callable[[], NDArray[np.uint8]] | None = None,
+    ) -> None:
+        """
+        Args:
+            pixels: uint8 (H, W, 3) RGB, decoded in this ``level``.
+            decode_whole: decodes the photo again, in level 0, where it was decoded in another. May raise.
+        """
+        self.height, self.width = int(pixels.shape[0]) << level, int(pixels.shape[1]) << level
+        self._levels = {level: pixels}
+        self._decode_whole = decode_whole
+
+    @property
+    def finest(self) -> int:
+        """The finest level there is without decoding the photo again."""
+        return min(self._levels)
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """The whole photo, uint8 (H, W, 3) RGB; see ``whole``."""
+        return self.whole()._levels[0]
+
+    def whole(self) -> "Image":
+        """This photo, decoded again where there is only a coarser level."""
+        if self._decode_whole is not None and self.finest:
+            pixels = self._decode_whole()
+            if pixels.shape != (self.height, self.width, 3):
+                raise InvalidImage(f"The image has another size when it is decoded again: {pixels.shape[:2]}.")
+            self._levels = {0: pixels}
+        return self
 
     def level(self, k: int) -> NDArray[np.uint8]:
         """Level k of the image pyramid: each pixel the mean of 2^k × 2^k, uint8 (⌊H/2^k⌋, ⌊W/2^k⌋, 3).
 
-        Made when first asked for and kept; an odd last row or column falls away. Beyond the last level with a whole
-        pixel there is one black one. For use by one thread.
+        Made when first asked for and kept, out of the finest there is; an odd last row or column falls away. Beyond
+        the last level with a whole pixel there is one black one.
+
+        Args:
+            k: not below ``finest``.
         """
-        if k == 0:
-            return self.pixels
-        while len(self._levels) < k:
-            finer = self._levels[-1] if self._levels else self.pixels
-            height, width = finer.shape[0] // 2, finer.shape[1] // 2
-            if not height or not width:
-                return np.zeros((1, 1, 3), np.uint8)
-            # Exactly 2:1 is OpenCV's fast path, and keeps pixel centres where arithmetic expects them.
-            even = finer[: 2 * height, : 2 * width]
-            self._levels.append(np.asarray(cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA), np.uint8))
-        return self._levels[k - 1]
+        if k not in self._levels:
+            self._levels[k] = _halved(self.level(k - 1))
+        return self._levels[k]
 
-    @property
-    def height(self) -> int:
-        return int(self.pixels.shape[0])
 
-    @property
-    def width(self) -> int:
-        return int(self.pixels.shape[1])
+def _halved(finer: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    height, width = finer.shape[0] // 2, finer.shape[1] // 2
+    if not height or not width:
+        return np.zeros((1, 1, 3), np.uint8)
+    # Exactly 2:1 is OpenCV's fast path, and keeps pixel centres where arithmetic expects them.
+    even = finer[: 2 * height, : 2 * width]
+    return np.asarray(cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 @dataclass(frozen=True)

@@ -52,8 +52,13 @@ class Decoders:
         for _ in range(count):
             self._free.put(self._start())
 
-    def __call__(self, content: bytes, max_pixels: int) -> Image:
+    def __call__(self, content: bytes, max_pixels: int, level: int = 0) -> Image:
         """As ``service.recognition.decode.decode``; a photo at which the decoder dies is an InvalidImage too."""
+        pixels, decoded = self._decoded(content, max_pixels, level)
+        return Image(pixels, decoded, lambda: self._decoded(content, max_pixels, 0)[0])
+
+    def _decoded(self, content: bytes, max_pixels: int, level: int) -> tuple[NDArray[np.uint8], int]:
+        """The pixels, and the level that they are."""
         if not content:
             raise InvalidImage("The image is empty (0 bytes).")
         decoder = self._free.get()
@@ -62,7 +67,7 @@ class Decoders:
                 # Not at this photo.
                 self._stop(decoder)
                 decoder = self._start()
-            return decoder.decode(content, min(max_pixels, self._max_pixels))
+            return decoder.decode(content, min(max_pixels, self._max_pixels), level)
         except (DecoderDied, OSError) as error:
             log.warning("A decoder died at a photo of %d bytes: %s", len(content), error)
             self._stop(decoder)
@@ -150,13 +155,15 @@ class _Decoder:
             self._read(ANSWER.size, time.monotonic() + _STARTING_S)
             self._ready = True
 
-    def decode(self, content: bytes, max_pixels: int) -> Image:
+    def decode(self, content: bytes, max_pixels: int, level: int) -> tuple[NDArray[np.uint8], int]:
         self.wait_until_ready()
         deadline = time.monotonic() + PATIENCE_S
-        self._write(REQUEST.pack(len(content), max_pixels) + content, deadline)
-        status, first, second = ANSWER.unpack(self._read(ANSWER.size, deadline))
+        self._write(REQUEST.pack(len(content), max_pixels, level) + content, deadline)
+        status, first, second, decoded = ANSWER.unpack(self._read(ANSWER.size, deadline))
         if status == DONE:
-            return Image(self._pixels(first, second, max_pixels))
+            if decoded > level:
+                raise DecoderDied(f"it says that it decoded in level {decoded}, and was to in {level} at most")
+            return self._pixels(first, second, max_pixels >> 2 * decoded), decoded
         if first > _MOST_TOLD:
             raise DecoderDied("its answer is too long")
         raise _error(self._read(first, deadline))

@@ -146,19 +146,19 @@ def test_a_decoder_finds_no_secrets_and_opens_no_files(monkeypatch: pytest.Monke
 def test_a_decoder_that_lies_is_not_believed(decoders: Decoders, monkeypatch: pytest.MonkeyPatch) -> None:
     """As one that a photo has taken over would: more pixels than there are, more than allowed, an unknown error."""
     content = encoded("JPEG")
-    answers = iter([(0, 5000, 5000), (0, 0, 3), (0, 1000, 1000), (1, 2**40, 0)])
+    answers = iter([(0, 5000, 5000, 0), (0, 0, 3, 0), (0, 1000, 1000, 0), (0, 100, 150, 1), (1, 2**40, 0, 0)])
 
     class Lying:
         size = room.ANSWER.size
 
         @staticmethod
-        def unpack(_: bytes) -> tuple[int, int, int]:
+        def unpack(_: bytes) -> tuple[int, int, int, int]:
             return next(answers)
 
     decoders(content, MOST)
     with monkeypatch.context() as patch:
         patch.setattr(room, "ANSWER", Lying)
-        for _ in range(4):
+        for _ in range(5):
             with pytest.raises(InvalidImage, match="died"):
                 decoders(content, MOST)
     assert decoders(content, MOST).width == 300
