@@ -9,7 +9,6 @@ from pathlib import Path
 from types import EllipsisType
 from typing import TypeVar
 
-import anyio
 import httpx
 
 from likeness.api import Api
@@ -17,6 +16,7 @@ from likeness.enrolment import PhotoOutcome, Plan, Told, run, run_async
 from likeness.errors import LikenessError
 from likeness.folders import PersonFolder, persons_of
 from likeness.operations import AsyncSender, Call, Sender
+from likeness.pauses import Pauses
 from likeness.photo_calls import OneFacePolicy, QualityPolicy
 from likeness.retries import DEFAULT_RETRIES, Retries
 from likeness.transport import Options, Progress, Trial, authorization, checked_url
@@ -185,6 +185,7 @@ class AsyncClient(_Configured, Api, AsyncSender):
         super().__init__(url, api_key, Options(timeout_s, retries, on_upload))
         limits = httpx.Limits(max_connections=connections)
         self._http = httpx.AsyncClient(headers=self._headers, limits=limits, verify=verify, transport=transport)
+        self._pauses = Pauses()
 
     async def send(self, call: Call[T]) -> T:
         """Make a call. The methods do this."""
@@ -197,7 +198,8 @@ class AsyncClient(_Configured, Api, AsyncSender):
                 failure.__cause__ = error
             except LikenessError as error:
                 failure = error
-            await anyio.sleep(trial.pause_after(failure))
+            if await self._pauses.wait(trial.pause_after(failure)):
+                raise failure
 
     async def enrol_folder(
         self,
@@ -214,7 +216,8 @@ class AsyncClient(_Configured, Api, AsyncSender):
         return await run_async(self, plan, on_outcome)
 
     async def close(self) -> None:
-        """Close the connections."""
+        """See ``Client.close``."""
+        self._pauses.end()
         await self._http.aclose()
 
     async def __aenter__(self) -> "AsyncClient":

@@ -1,30 +1,33 @@
 """When calls are made again: against servers that answer as they are told, byte by byte, and against a busy service."""
 
-import threading
 import time
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from likeness import (
     NO_RETRIES,
+    AsyncClient,
     Client,
     ConnectionFailed,
     DeadlineExceeded,
     Erasure,
     InternalError,
+    LikenessError,
     NotReady,
     Overloaded,
     PersonNotFound,
     Retries,
     TimedOut,
 )
+from likeness.pauses import Pauses
 from service.engine import Engine
 from service.settings import Settings
-from tests.likeness.conftest import opened
+from tests.likeness.conftest import Awaited, opened
 from tests.likeness.scripted import HANG, RESET, Scripted, answer, error
 from tests.served import listening
 
@@ -171,22 +174,33 @@ async def test_all_calls_of_an_overloaded_service_are_answered_in_the_end(
         assert await all_at_once(Retries(attempts=100, longest_pause_s=0.2)) == [6] * 8
 
 
-def test_whoever_waits_gives_up_when_the_client_is_closed() -> None:
+async def test_whoever_waits_gives_up_when_the_client_is_closed(kind: str) -> None:
+    failed: list[LikenessError] = []
     with Scripted(error(503, "not_ready", "Retry-After: 30")) as server:
-        client = Client(server.url)
-        failed: list[Exception] = []
+        client = Client(server.url) if kind == "sync" else AsyncClient(server.url)
+        # A copy waits, and the one that it was made of is closed.
+        caller = (Awaited(client) if isinstance(client, Client) else client).with_options(timeout_s=60)
 
-        def wait() -> None:
+        async def wait() -> None:
             try:
-                client.live()
-            except NotReady as refused:
-                failed.append(refused)
+                await caller.live()
+            except LikenessError as error:
+                failed.append(error)
 
-        waiting = threading.Thread(target=wait)
-        waiting.start()
-        while not server.heads:
-            time.sleep(0.01)
-        client.close()
-        waiting.join(5)
-        assert not waiting.is_alive()
-        assert len(failed) == 1
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(wait)
+                while not server.heads:
+                    await anyio.sleep(0.01)
+                await anyio.sleep(0.1)  # until it has read the answer, and waits
+                await (client.close() if isinstance(client, AsyncClient) else anyio.to_thread.run_sync(client.close))
+    assert len(failed) == 1
+
+
+async def test_a_pause_ends_by_itself_and_there_is_none_after_the_end() -> None:
+    pauses, start = Pauses(), time.monotonic()
+    with anyio.fail_after(5):
+        assert not await pauses.wait(0.05)
+        assert time.monotonic() - start > 0.04
+        pauses.end()
+        assert await pauses.wait(60)
