@@ -36,6 +36,11 @@ test: $(INSTALLED_DEV) ## run the tests, with the real bundle
 	@$(LIKENESS) pull open --data-dir $(DATA_DIR)
 	LIKENESS_TEST_DATA_DIR=$(DATA_DIR) $(VENV)/bin/python -m pytest
 
+test-postgres: $(INSTALLED_DEV) ## run the tests of galleries, and of all clients, on PostgreSQL alone
+	@$(LIKENESS) pull open --data-dir $(DATA_DIR)
+	LIKENESS_TEST_DATA_DIR=$(DATA_DIR) LIKENESS_TEST_BACKENDS=postgresql $(VENV)/bin/python -m pytest \
+	  tests/service/postgres tests/service/gallery tests/service/api tests/service/test_retention.py tests/likeness tests/examples
+
 test-kills: $(INSTALLED_DEV) ## kill the server 50 times over 10,000 answered writes (minutes)
 	@$(LIKENESS) pull open --data-dir $(DATA_DIR)
 	LIKENESS_TEST_DATA_DIR=$(DATA_DIR) LIKENESS_TEST_KILLS=50 LIKENESS_TEST_WRITES=10000 \

@@ -16,6 +16,7 @@ from service.logs import Format
 from service.security.master_key import MasterPlace, place_of
 
 SETTINGS_FILE = "likeness.toml"
+_SECRET = ("master_key", "database_url")
 
 
 class Settings(BaseSettings):
@@ -58,6 +59,9 @@ class Settings(BaseSettings):
         float, Field(ge=0, le=300, description="seconds between SIGTERM, when ready goes 503, and the last connection")
     ] = 1.0
     log_format: Annotated[Format, Field(description="plain lines, or one JSON object a line")] = "text"
+    database_url: Annotated[
+        SecretStr | None, Field(description="PostgreSQL that holds the galleries; default: a file in the data folder")
+    ] = None
     master_key: Annotated[
         SecretStr | None, Field(description="key of the keys, base64 of 32 bytes; default: a file")
     ] = None
@@ -100,7 +104,7 @@ def read_settings(**flags: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        got = "" if name == "master_key" else f" (got {first.get('input')!r})"
+        got = "" if name in _SECRET else f" (got {first.get('input')!r})"
         raise InvalidRequest(f"Setting {name!r}: {first['msg']}{got}.") from error
     except ValueError as error:  # tomllib.TOMLDecodeError
         raise InvalidRequest(f"{SETTINGS_FILE} is not valid TOML: {error}") from error

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -128,16 +128,24 @@ def served() -> Callable[..., AbstractContextManager[Served]]:
 
 
 @pytest.fixture(scope="session")
-def running(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def running(
+    data_dir: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Running]:
     """A service that many tests share: each has galleries of its own."""
     folder = tmp_path_factory.mktemp("running")
+    environment = {}
+    if os.environ.get("LIKENESS_TEST_BACKENDS") == "postgresql":
+        server, template = request.getfixturevalue("postgres_server"), request.getfixturevalue("migrated")
+        database = request.getfixturevalue("databases").enter_context(server.database(template))
+        environment["LIKENESS_DATABASE_URL"] = server.url(database)
     likeness = [sys.executable, "-m", "service.cli.main"]
     made = subprocess.run(
         [*likeness, "keys", "create", "--name", "first", "--data-dir", str(folder), "--json"],
         check=True,
         capture_output=True,
+        env=os.environ | environment,
     )
-    with serving(data_dir, folder, auth=True) as server:
+    with serving(data_dir, folder, auth=True, environment=environment) as server:
         yield Running(server.url, json.loads(made.stdout)["key"], folder)
 
 
@@ -154,6 +162,13 @@ def migrated(postgres_server: PostgresServer) -> Iterator[str]:
     with postgres_server.database() as name:
         open_postgres(postgres_server.url(name)).dispose()
         yield name
+
+
+@pytest.fixture(scope="session")
+def databases(postgres_server: PostgresServer) -> Iterator[ExitStack]:  # noqa: ARG001
+    """Databases that are to be there as long as the server."""
+    with ExitStack() as stack:
+        yield stack
 
 
 @pytest.fixture

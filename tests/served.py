@@ -7,7 +7,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -43,7 +43,12 @@ class Served:
 
 @contextmanager
 def serving(
-    data_dir: Path, folder: Path, *flags: str, under: Sequence[str] = (), auth: bool = False
+    data_dir: Path,
+    folder: Path,
+    *flags: str,
+    under: Sequence[str] = (),
+    auth: bool = False,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[Served]:
     """Serve the bundle of ``data_dir`` with ``folder`` as the data folder, until the end of the block.
 
@@ -53,10 +58,12 @@ def serving(
     Args:
         under: a command that becomes the server, as ``nsenter`` does.
         auth: whether access keys are asked for, as they are without ``--no-auth``.
+        environment: the LIKENESS_ variables it has; none of ours are passed on.
     """
     bundle = str(data_dir / "bundles" / "open")
     command = [*under, sys.executable, "-m", "service.cli.main", "serve", "--bundle", bundle, "--data-dir", str(folder)]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("LIKENESS_")}
+    clean |= environment or {}
     if not auth:
         flags = (*flags, "--no-auth")
     # A file and not a pipe: a pipe that nobody reads fills up, and then the server stands still.

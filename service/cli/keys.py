@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from service.cli.options import settings_of
+from service.cli.stores import rotate_master
 from service.errors import InvalidRequest
 from service.gallery.store_values import checked_id, checked_text
 from service.security import access_keys
@@ -96,7 +97,7 @@ def run_renew(args: argparse.Namespace) -> int:
 
 
 def run_rotate(args: argparse.Namespace) -> int:
-    """Rotate the master key of a data folder that no service has open."""
+    """Rotate the master key of a data folder that no service has open, or of a database."""
     settings = settings_of(args)
     place = settings.master_place()
     if isinstance(place, FilePlace):
@@ -105,17 +106,13 @@ def run_rotate(args: argparse.Namespace) -> int:
         master = MasterKey.parse(os.environ[NEW_KEY], NEW_KEY)
     else:
         raise MasterKeyError(f"The master key is in {place.where}. Set the new one as {NEW_KEY}, and run this again.")
-    # A folder that has no keys yet is not given any.
-    place.read(may_make=False)
-    keys = KeyFile.open(settings.keys_folder(), place)
-    try:
-        count = keys.rotate(place, master)
-    finally:
-        keys.close()
+    count = rotate_master(settings, master)
     told = {"persons": count, "master_key": master.name, "where": place.where}
     words = f"The keys of {count} persons are wrapped under the master key {master.name}, in {place.where}."
     if not isinstance(place, FilePlace):
         words += f" Give the service that key from now on: it is the one in {NEW_KEY}."
+    elif settings.database_url is not None:
+        words += " Give all replicas that file, and start them again."
     print(json.dumps(told) if args.json else words)
     return 0
 

@@ -13,16 +13,16 @@ from service.api.app import create_app
 from service.api.guard import Guard
 from service.cli.options import settings_of
 from service.cli.server import server_of
+from service.cli.stores import open_store
 from service.engine import Engine, load_engine
 from service.errors import InvalidRequest, Unavailable
 from service.gallery.gallery import Galleries
 from service.gallery.index import search_device
-from service.gallery.store import Store
 from service.runtime import blas
 from service.security import access_keys, audit_log, own_memory
 from service.security.access_keys import AccessKeys
 from service.security.audit_log import AuditLog
-from service.security.key_file import KeyFile
+from service.security.person_keys import PersonKeys
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -73,10 +73,9 @@ def _serve(settings: Settings) -> int:
     # uvicorn drains and then sends itself the signal again: this ends the process, but not before the store is closed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     own_memory.keep_private()
-    keys = KeyFile.open(settings.keys_folder(), settings.master_place())
-    store = Store.open(settings.data_dir / "gallery" / "gallery.db", keys=keys)
+    store = open_store(settings)
     try:
-        guard = _guard(settings, keys)
+        guard = _guard(settings, store.keys)
         try:
             device = search_device(settings.provider, settings.gpu)
             galleries = Galleries(store, card.embedding_contract, card.contract.dimension, device)
@@ -89,7 +88,7 @@ def _serve(settings: Settings) -> int:
     return 0
 
 
-def _guard(settings: Settings, keys: KeyFile) -> Guard:
+def _guard(settings: Settings, keys: PersonKeys) -> Guard:
     """Who may call, and the audit log."""
     audit = AuditLog(settings.audit_folder(), keys.derived(audit_log.PURPOSE))
     if not settings.auth:

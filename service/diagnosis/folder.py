@@ -56,7 +56,9 @@ def keys(settings: "Settings") -> Iterator[Finding]:
     folder = settings.keys_folder()
     place = settings.master_place()
     try:
-        if (folder / FILE_NAME).exists():
+        if settings.database_url is not None:
+            pass  # see service.diagnosis.database
+        elif (folder / FILE_NAME).exists():
             read_secret(folder, place)
             yield Finding("master key", "ok", f"in {place.where}, and it opens {folder / FILE_NAME}")
         elif isinstance(place, FilePlace):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from service.diagnosis import bundle, device, folder, install, machine
+from service.diagnosis import bundle, database, device, folder, install, machine
 from service.diagnosis.finding import Finding, guarded
 
 _OF_THE_SETTINGS = {
@@ -12,6 +12,7 @@ _OF_THE_SETTINGS = {
     "bundle": bundle.bundle,
     "networks": device.networks,
     "data folder": folder.data_folder,
+    "database": database.database,
     "keys": folder.keys,
     "clock": folder.clock,
     "cores": machine.cores,

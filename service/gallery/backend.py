@@ -47,8 +47,11 @@ class Backend:
 
     Attributes:
         differences: between persons and keys, which a crash or a restored backup has left.
+        check: raises Unavailable while the database does not answer, cheap enough for a health check; None where it is
+            in this process.
     """
 
     sessions: Transactions
     keys: PersonKeys
     differences: Callable[[Connection], Differences]
+    check: Callable[[], None] | None = None

@@ -58,6 +58,7 @@ class Store:
         """
         self.keys = backend.keys
         self._sessions = backend.sessions
+        self._check = backend.check
         # Of persons whose rows are gone, until they are destroyed: only a disk that fails leaves any here.
         self._doomed: set[int] = set()
         self._settle(backend)
@@ -100,10 +101,15 @@ class Store:
         """What keeps it: "sqlite" or "postgresql"."""
         return self._sessions.engine.dialect.name
 
+    @property
+    def remote(self) -> bool:
+        """Whether the database is a process of its own, which may be away; then ``check`` tells."""
+        return self._check is not None
+
     def check(self) -> None:
-        """Ask the database for something small. Raises Unavailable: it does not answer, or not to these keys."""
-        with self._sessions.read() as connection:
-            store_galleries.page(connection, None, 1)
+        """Raises Unavailable: the database does not answer, or not to these keys."""
+        if self._check is not None:
+            self._check()
 
     def close(self) -> None:
         """Close the connections and unlock the folder. Nothing is lost without it."""

@@ -9,11 +9,11 @@ from service.errors import InvalidRequest
 
 # A server that is gone without a word must not hold a request for the minutes that TCP would.
 _PATIENCE: Mapping[str, str] = {
-    "connect_timeout": "5",
-    "keepalives_idle": "10",
-    "keepalives_interval": "5",
+    "connect_timeout": "3",
+    "keepalives_idle": "5",
+    "keepalives_interval": "2",
     "keepalives_count": "3",
-    "tcp_user_timeout": "20000",
+    "tcp_user_timeout": "10000",
     # After a failover only the server that takes writes will do.
     "target_session_attrs": "read-write",
     "application_name": "likeness",

@@ -37,9 +37,8 @@ def storage_errors() -> Iterator[None]:
             raise
         raise domain from error
     except PoolTimeout as error:
-        raise Overloaded(
-            "All connections to the gallery database are in use. Try again later.", {"retry_after_s": 1}
-        ) from error
+        # They stand still because the server does: a service that has too much to do refuses it before it gets here.
+        raise DatabaseAway from error
 
 
 def _domain_error(error: BaseException | None, lost: bool) -> LikenessError | None:

@@ -4,6 +4,7 @@ from service.gallery.backend import Backend
 from service.gallery.store import Store
 from service.postgres.database import open_postgres
 from service.postgres.person_keys import PostgresKeys
+from service.postgres.readiness import Readiness
 from service.postgres.sessions import PostgresSessions
 from service.security.master_key import MasterPlace
 
@@ -21,7 +22,8 @@ def open_store(url: str, place: MasterPlace) -> Store:
     engine = open_postgres(url)
     try:
         keys = PostgresKeys.open(engine, place)
-        return Store(Backend(PostgresSessions(engine), keys, keys.differences))
+        sessions = PostgresSessions(engine)
+        return Store(Backend(sessions, keys, keys.differences, Readiness(sessions, keys)))
     except BaseException:
         engine.dispose()
         raise

@@ -1,5 +1,6 @@
 """Health and facts about the running service."""
 
+import anyio.to_thread
 from fastapi import APIRouter, Request
 
 from service import __version__
@@ -32,9 +33,12 @@ async def live() -> Health:
 
 @router.get("/health/ready", responses={503: {"model": ErrorAnswer}})
 async def ready(request: Request) -> Health:
-    """The networks are warm and all galleries in memory."""
+    """The networks are warm, all galleries in memory, and the database answers where it is a server of its own."""
     if request.app.state.draining or not request.app.state.ready:
         raise NotReady("The service is starting or draining.")
+    galleries: Galleries | None = request.app.state.galleries
+    if galleries is not None and galleries.store.remote:
+        await anyio.to_thread.run_sync(galleries.store.check)
     return Health(status="ready")
 
 
@@ -67,6 +71,6 @@ async def info(request: Request) -> InfoAnswer:
             min_face_size=settings.min_face_size,
             media_types=[f"image/{name.lower()}" for name in FORMATS],
         ),
-        gallery_backend=None if galleries is None else "sqlite",
+        gallery_backend=None if galleries is None else galleries.store.engine,
         search=None if galleries is None else SearchOut(mode="exact", device=galleries.device),
     )

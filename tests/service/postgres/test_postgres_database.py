@@ -47,7 +47,11 @@ def _shape(inspector: object, table: str, schema: str) -> object:
     keys = [(k["constrained_columns"], k["referred_table"], k["options"]) for k in
             inspector.get_foreign_keys(table, schema)]  # fmt: skip
     unique = sorted(u["column_names"] for u in inspector.get_unique_constraints(table, schema))
-    indexes = {(i["name"], tuple(i["column_names"])) for i in inspector.get_indexes(table, schema) if i["column_names"]}
+    indexes = {
+        (i["name"], tuple(i["column_names"]))
+        for i in inspector.get_indexes(table, schema)
+        if None not in i["column_names"]
+    }
     return (
         sorted(columns),
         sorted(keys, key=str),
@@ -107,6 +111,21 @@ def test_reads_are_of_one_moment_and_cannot_write(postgres_url: str) -> None:
         reading.execute(text("DELETE FROM key_file"))
     with sessions.read() as reading:
         assert reading.scalar(count) == 1
+    sessions.close()
+
+
+def test_connections_that_the_server_has_closed_are_made_anew(
+    postgres_server: PostgresServer, postgres_url: str
+) -> None:
+    sessions = PostgresSessions(open_postgres(postgres_url))
+    with sessions.read() as one, sessions.read() as other:
+        assert one.scalar(text("SELECT 1")) == other.scalar(text("SELECT 1")) == 1
+    with postgres_server.connect() as connection:
+        name = postgres_url.rsplit("/", 1)[1]
+        ended = "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE datname = %s"
+        assert connection.execute(ended, (name,)).fetchone() == (2,)
+    with sessions.read() as one, sessions.write() as other:
+        assert one.scalar(text("SELECT 1")) == other.scalar(text("SELECT 1")) == 1
     sessions.close()
 
 
