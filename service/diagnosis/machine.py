@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from service.cores import available_cores, time_limit
 from service.diagnosis.finding import Finding, State
 from service.errors import LikenessError
 
@@ -25,13 +26,12 @@ _LANDLOCK_CREATE_RULESET, _LANDLOCK_VERSION = 444, 1
 
 def cores(settings: "Settings") -> Iterator[Finding]:
     """How many there are, and how many a container may use."""
-    available = len(os.sched_getaffinity(0))
-    quota = _quota()
+    available, quota = available_cores(), time_limit()
     found = f"{available} of {os.cpu_count()} for this process, {settings.threads or available} threads a network"
-    if quota is not None and quota < available:
-        # One photo a core is worked on at once, and the kernel would stop them all in turn.
-        advice = f"Give the container whole cores (cpuset) rather than a share: cpuset: 0-{max(0, int(quota) - 1)}."
-        yield Finding("cores", "warn", f"{found}, but a limit of {quota:g} cores' time", advice)
+    if quota is not None and quota != available:
+        # As many photos as whole cores are worked on at once; the rest of the time is nobody's.
+        advice = f"Give the container a whole number of cores, or its own (cpuset: 0-{available - 1})."
+        yield Finding("cores", "warn", f"{found}, and a limit of {quota:g} cores' time", advice)
     else:
         yield Finding("cores", "ok", found)
 
@@ -115,15 +115,6 @@ def _answers(settings: "Settings") -> bool:
         return False
     finally:
         connection.close()
-
-
-def _quota() -> float | None:
-    """Cores' worth of time that the control group allows; None where it does not limit it."""
-    try:
-        most, period = (_CGROUP / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return None
-    return None if most == "max" else int(most) / int(period)
 
 
 def _available() -> int:

@@ -10,10 +10,11 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from service.cores import available_cores
 from service.errors import BundleError, DeviceError
 from service.runtime.card import EmbeddingContract
 from service.runtime.device_buffers import BoundSession
-from service.runtime.providers import CPU, Provider, RuntimeOptions, Shapes, available_cores, prepare
+from service.runtime.providers import CPU, Provider, RuntimeOptions, Shapes, prepare
 from service.runtime.sessions import choose_provider, computing_provider, open_session
 
 __all__ = [

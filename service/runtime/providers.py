@@ -216,8 +216,3 @@ def _load(library: str) -> ctypes.CDLL:
 
 def _profile(name: str, shape: Sequence[int]) -> str:
     return f"{name}:{'x'.join(map(str, shape))}"
-
-
-def available_cores() -> int:
-    """Cores this process may run on, which can be fewer than the machine has."""
-    return len(os.sched_getaffinity(0))

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import onnxruntime as ort
 
+from service.cores import available_cores
 from service.errors import BundleError, DeviceError
 from service.runtime.placement import ran_on, read_profile
 from service.runtime.providers import (
@@ -19,7 +20,6 @@ from service.runtime.providers import (
     Provider,
     RuntimeOptions,
     Shapes,
-    available_cores,
     prepare,
     refuse_rivals,
     with_options,
