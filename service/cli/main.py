@@ -52,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     from service.cli import (
         adopt,
         audit,
+        backup,
         bench,
         calibrate,
         client,
@@ -94,6 +95,7 @@ def parser() -> argparse.ArgumentParser:
     galleries.add_commands(commands, remote)
     keys.add_command(commands, common)
     audit.add_command(commands, common)
+    backup.add_commands(commands, common)
     bench.add_command(commands, remote)
     doctor.add_command(commands, remote)
     return top

@@ -189,9 +189,7 @@ class KeyFile:
     def slots(self) -> Slots:
         """All slots of persons."""
         start = FIRST_PERSON * RECORD
-        raw = self._file.read(start, max(0, self._file.size() - start))
-        rows = np.frombuffer(raw.ljust(-(-len(raw) // RECORD) * RECORD, b"\0"), np.uint8).reshape(-1, RECORD)
-        return Slots(rows[:, 0].copy(), rows[:, 4 : 4 + NONCE_BYTES].copy(), np.logical_not(rows[:, 1:].any(axis=1)))
+        return _slots_of(self._file.read(start, max(0, self._file.size() - start)))
 
     def rotate(self, place: MasterPlace, master: MasterKey) -> int:
         """Wrap all keys under another master key; how many persons have one.
@@ -250,6 +248,37 @@ def read_secret(folder: Path, place: MasterPlace) -> bytes:
         file.close()
 
 
+@dataclass(frozen=True)
+class Sealed:
+    """A file of keys as it lies there, looked at without the master key.
+
+    Attributes:
+        content: all of it.
+        id: of the file.
+        master: name of the master key that it is wrapped under.
+    """
+
+    content: bytes
+    id: bytes
+    master: str
+    slots: Slots
+
+
+def look_at(path: Path) -> Sealed:
+    """The file of keys ``path``, also while a service writes it. Raises KeyFileError."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise KeyFileError(f"There are no keys in {path.parent}: {path.name} is missing.") from error
+    master, id = _header_of(path, content[:RECORD])
+    return Sealed(content, id, master, _slots_of(content[FIRST_PERSON * RECORD :]))
+
+
+def _slots_of(raw: bytes) -> Slots:
+    rows = np.frombuffer(raw.ljust(-(-len(raw) // RECORD) * RECORD, b"\0"), np.uint8).reshape(-1, RECORD)
+    return Slots(rows[:, 0].copy(), rows[:, 4 : 4 + NONCE_BYTES].copy(), np.logical_not(rows[:, 1:].any(axis=1)))
+
+
 def _record_of(person: int) -> int:
     return FIRST_PERSON - 1 + person
 
@@ -276,7 +305,10 @@ def _empty(master: MasterKey) -> bytes:
 
 def _read_header(path: Path, file: RawFile) -> tuple[str, bytes]:
     """The name of the master key, and the id of the file."""
-    content = file.read(0, RECORD)
+    return _header_of(path, file.read(0, RECORD))
+
+
+def _header_of(path: Path, content: bytes) -> tuple[str, bytes]:
     if len(content) < RECORD or content[: len(_MAGIC)] != _MAGIC:
         raise KeyFileError(f"{path} is damaged, or no file of keys. Put the newest copy back.")
     _, version, master, file_id = _HEADER.unpack_from(content)

@@ -5,7 +5,7 @@
 Enrolment is durable and searchable when it counts: one face a call as a camera would, and 1,000 a call as an import
 does. Then the store is opened in a new process: ``loaded`` is from the start of that process until all galleries can be
 searched; ``ready`` from the start of ``likeness serve`` until ``/v1/health/ready`` says so, for the dimension of the
-bundle.
+bundle. ``backup`` is ``likeness backup`` of it from its start to its end, ``again`` a second one right after it.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def main() -> None:
     args = arguments.parse_args()
     bundle = locate(args.bundle, args.data_dir)
     card = open_bundle(bundle).card
-    heads = ["faces", "d", "one/s", "import/s", "loaded s", "ready s", "B/face disk"]
+    heads = ["faces", "d", "one/s", "import/s", "loaded s", "ready s", "backup s", "again s", "B/face disk"]
     print("".join(f"{head:>13}" for head in heads), flush=True)
     for dimension in args.dimensions:
         served = dimension == card.contract.dimension
@@ -62,8 +62,9 @@ def main() -> None:
             one, many = fill(database, contract, dimension, args.faces)
             loaded = time_to_load(database, contract, dimension)
             ready = time_to_ready(bundle, Path(folder)) if served else float("nan")
+            first, again = (time_to_back_up(Path(folder)) for _ in range(2))
             disk = database.stat().st_size / args.faces
-        figures = [args.faces, dimension, one, many, loaded, ready, disk]
+        figures = [args.faces, dimension, one, many, loaded, ready, first, again, disk]
         print(
             "".join(f"{f'{figure:,.0f}' if figure >= 100 else f'{figure:.3g}':>13}" for figure in figures), flush=True
         )
@@ -117,6 +118,13 @@ def time_to_ready(bundle: Path, folder: Path) -> float:
         finally:
             process.terminate()
             process.wait()
+
+
+def time_to_back_up(folder: Path) -> float:
+    places = [folder / "backups", "--keys", folder / "safe", "--data-dir", folder]
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "service.cli.main", "backup", *places], check=True, capture_output=True)
+    return time.perf_counter() - start
 
 
 def unit(rng: np.random.Generator, n: int, dimension: int) -> Any:
