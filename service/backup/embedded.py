@@ -39,6 +39,21 @@ class Made:
 
 
 @dataclass(frozen=True)
+class KeySource:
+    """Where a restore has the keys from.
+
+    Attributes:
+        folder: with their newest copy.
+        place_in: the place of the master key, given the new folder of keys.
+        master: a file with the master key, to go into that folder.
+    """
+
+    folder: Path
+    place_in: Callable[[Path], MasterPlace]
+    master: Path | None = None
+
+
+@dataclass(frozen=True)
 class Restored:
     """What a restore did; ``erased_again`` are persons who were erased after the backup."""
 
@@ -60,11 +75,8 @@ def back_up(data: Path, archive: Archive, keys: Path, keep: int | None) -> Made:
         InvalidRequest: ``keys`` is where it must not be.
         Unavailable: there is nothing to back up, or it is damaged.
     """
-    if _within(keys, archive.folder) or _within(archive.folder, keys) or _within(keys, data):
-        raise InvalidRequest(
-            f"The keys must not lie with what they open: {keys} is not apart from {archive.folder} and {data}. Choose "
-            "another place for --keys."
-        )
+    require_apart(keys, archive.folder)
+    require_apart(keys, data)
     with archive.changing():
         copy = archive.folder / "copying"
         copy.unlink(missing_ok=True)
@@ -80,22 +92,10 @@ def back_up(data: Path, archive: Archive, keys: Path, keep: int | None) -> Made:
         return Made(backup, new, archive.prune(keep))
 
 
-def restore(
-    archive: Archive,
-    keys: Path,
-    data: Path,
-    moment: datetime | None,
-    place_in: Callable[[Path], MasterPlace],
-    master: Path | None,
-) -> Restored:
+def restore(archive: Archive, keys: KeySource, data: Path, moment: datetime | None) -> Restored:
     """Make the data folder ``data`` from the newest backup at ``moment`` or before (None: of all).
 
     Whoever was erased since is erased again. All of it has been opened with its keys before it is put in its place.
-
-    Args:
-        keys: folder with the newest copy of the keys.
-        place_in: the place of the master key, given the new folder of keys.
-        master: a file with the master key, to go into that folder.
 
     Raises:
         InvalidRequest: there is no such backup, or ``data`` is not empty.
@@ -108,7 +108,7 @@ def restore(
     building = data / _UNFINISHED
     make_private_folder(building)
     try:
-        made = _build(archive, backup, keys, building, place_in, master)
+        made = _build(archive, backup, keys, building)
     except LikenessError:
         shutil.rmtree(building)
         raise
@@ -120,22 +120,15 @@ def restore(
     return made
 
 
-def _build(
-    archive: Archive,
-    backup: Backup,
-    keys: Path,
-    building: Path,
-    place_in: Callable[[Path], MasterPlace],
-    master: Path | None,
-) -> Restored:
+def _build(archive: Archive, backup: Backup, source: KeySource, building: Path) -> Restored:
     make_private_folder(building / DATABASE.parent)
     archive.write(backup, building / DATABASE)
     facts, persons = examine(building / DATABASE)
-    check_keys(look_at(keys / FILE_NAME), keys / FILE_NAME, facts, persons)
-    put_back(keys, building / "keys", building / "audit")
-    if master is not None:
-        replace_file(building / "keys" / MASTER_NAME, _read(master))
-    place = place_in(building / "keys")
+    check_keys(look_at(source.folder / FILE_NAME), source.folder / FILE_NAME, facts, persons)
+    put_back(source.folder, building / "keys", building / "audit")
+    if source.master is not None:
+        replace_file(building / "keys" / MASTER_NAME, _read(source.master))
+    place = source.place_in(building / "keys")
     if isinstance(place, FilePlace) and not place.path.exists():
         raise InvalidRequest(
             "The master key is in no backup: name the file that you kept with --master-key-file, or set "
@@ -144,16 +137,29 @@ def _build(
     # Now, and not when a service is started on it: what does not open is no backup.
     store = Store.open(building / DATABASE, keys=KeyFile.open(building / "keys", place))
     try:
-        galleries = list(store.every_gallery())
-        for gallery in galleries:
-            for _ in store.templates(gallery.key):
-                pass
+        return unsealed(store, backup)
     finally:
         store.close()
-    left = sum(gallery.persons for gallery in galleries)
+
+
+def unsealed(store: Store, backup: Backup) -> Restored:
+    """What a restored store holds, every template of it opened. Raises Unavailable."""
+    galleries = list(store.every_gallery())
+    for gallery in galleries:
+        for _ in store.templates(gallery.key):
+            pass
+    left, faces = (sum(getattr(gallery, what) for gallery in galleries) for what in ("persons", "faces"))
     # Also of galleries that were being deleted when the backup was made.
-    erased = facts.persons - left
-    return Restored(backup, len(galleries), left, sum(gallery.faces for gallery in galleries), erased)
+    return Restored(backup, len(galleries), left, faces, backup.facts["persons"] - left)
+
+
+def require_apart(keys: Path, other: Path) -> None:
+    """Raises InvalidRequest: one of the two folders is within the other."""
+    if _within(keys, other) or _within(other, keys):
+        raise InvalidRequest(
+            f"The keys must not lie with what they open: {keys} is not apart from {other}. Choose another place for "
+            "--keys."
+        )
 
 
 def _refuse_used(data: Path) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 from service.backup import embedded
 from service.backup.archive import Archive, Backup, iso, moment_of
 from service.cli.options import settings_of
-from service.security.master_key import place_of
+from service.errors import InvalidRequest
+from service.security.master_key import MasterPlace, place_of
 from service.settings import Settings
 
 
@@ -54,14 +55,10 @@ def run_restore(args: argparse.Namespace) -> int:
         return 0
     settings = settings_of(args)
     moment = None if args.at is None else moment_of(args.at)
-    made = embedded.restore(
-        archive,
-        args.keys,
-        settings.data_dir,
-        moment,
-        partial(_place, settings),
-        args.master,
-    )
+    if args.keys is None:
+        raise InvalidRequest("A restore needs the newest copy of the keys: name its folder with --keys.")
+    source = embedded.KeySource(args.keys, partial(_place, settings), args.master)
+    made = embedded.restore(archive, source, settings.data_dir, moment)
     words = f"Restored into {settings.data_dir}: {_words(made.backup)}."
     if made.erased_again:
         words += f" {made.erased_again} persons who were erased after it were erased again."
@@ -69,7 +66,7 @@ def run_restore(args: argparse.Namespace) -> int:
     return 0
 
 
-def _place(settings: Settings, keys: Path) -> Any:
+def _place(settings: Settings, keys: Path) -> MasterPlace:
     given = settings.master_key.get_secret_value() if settings.master_key is not None else None
     return place_of(keys, given, settings.master_key_command)
 
