@@ -1,13 +1,18 @@
 """Runs blocking work off the event loop: so many threads, a bounded queue before them, tenants served in turn."""
 
+import asyncio
 import math
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import anyio
-import anyio.to_thread
 
 from service import metrics
 from service.errors import Overloaded, RateLimited
@@ -31,10 +36,17 @@ class _Job:
 
 @dataclass(eq=False)
 class _Ticket:
-    """One piece of work in the queue."""
+    """One piece of work: in the queue, then in a thread, then done."""
 
     job: _Job
-    called: anyio.Event = field(default_factory=anyio.Event)
+    work: Callable[[], Any]
+    loop: asyncio.AbstractEventLoop
+    # What runs in a thread sees the caller and the trace of the task that asked.
+    context: Context = field(default_factory=copy_context)
+    since: float = field(default_factory=time.perf_counter)
+    done: anyio.Event = field(default_factory=anyio.Event)
+    result: Any = None
+    error: BaseException | None = None
 
 
 class Workers:
@@ -56,7 +68,9 @@ class Workers:
         self._inside: dict[str, int] = {}
         self._running = 0
         self._mean_s = 0.0
-        self._limiter: anyio.CapacityLimiter | None = None
+        # Of all that threads and the event loop share.
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(threads, name)
         self._wait_seconds = metrics.QUEUE_WAIT_SECONDS.labels(name)
         self._length = metrics.QUEUE_LENGTH.labels(name)
 
@@ -78,37 +92,29 @@ class Workers:
             RateLimited: the caller's tenant has as many as it may have.
             DeadlineExceeded: the deadline passed while they waited.
         """
-        caller = current()
+        caller, loop = current(), asyncio.get_running_loop()
         job = _Job(caller)
-        self._admit(job, len(calls))
-        results: dict[int, T] = {}
-        errors: dict[int, Exception] = {}
-
-        async def one(index: int, call: tuple[Any, ...]) -> None:
-            try:
-                results[index] = await self._one(job, lambda: work(*call))
-            except Exception as error:
-                errors[index] = error
-
+        with self._lock:
+            self._admit(job, len(calls))
         self._inside[caller.tenant] = self._inside.get(caller.tenant, 0) + len(calls)
+        tickets = [_Ticket(job, partial(work, *call), loop) for call in calls]
         try:
-            if len(calls) == 1:
-                await one(0, calls[0])
-            else:
-                async with anyio.create_task_group() as group:
-                    for index, call in enumerate(calls):
-                        group.start_soon(one, index, call)
+            for ticket in tickets:
+                self._enter(ticket)
+            await self._all_finished(tickets)
         finally:
             self._inside[caller.tenant] -= len(calls)
             if not self._inside[caller.tenant]:
                 del self._inside[caller.tenant]
-        if errors:
-            raise errors[min(errors)]
-        return [results[index] for index in range(len(calls))]
+        for ticket in tickets:
+            if ticket.error is not None:
+                raise ticket.error
+        return [ticket.result for ticket in tickets]
 
     def refuse_if_full(self, pieces: int = 1) -> None:
         """Raises what ``map`` would raise now for so many pieces of work; for callers who have not sent theirs yet."""
-        self._admit(_Job(current()), pieces, only_ask=True)
+        with self._lock:
+            self._admit(_Job(current()), pieces, only_ask=True)
 
     @property
     def waiting(self) -> int:
@@ -153,65 +159,88 @@ class Workers:
             for ticket in chosen:
                 ticket.job.refused = True
                 self._queue.remove(largest, ticket)
-                ticket.called.set()
+                ticket.done.set()
         return True
 
     def _retry_after(self, ahead: int) -> int:
         """Whole seconds until so much work is done, as fast as work was done of late."""
         return max(1, math.ceil(ahead * self._mean_s / self.threads))
 
-    async def _one(self, job: _Job, work: Callable[[], T]) -> T:
-        start = time.perf_counter()
-        if self._running < self.threads:
+    def _enter(self, ticket: _Ticket) -> None:
+        """Give a piece of work a free thread, or a place in the queue."""
+        with self._lock:
+            if self._running >= self.threads:
+                self._queue.push(ticket.job.caller.tenant, ticket)
+                self._length.set(len(self._queue))
+                return
             self._running += 1
+            ticket.job.begun = True
+        self._pool.submit(self._serve, ticket)
+
+    async def _finished(self, ticket: _Ticket) -> None:
+        """Wait until a piece of work is done, refused, or out of time in the queue; an error is left in it."""
+        caller = ticket.job.caller
+        with anyio.move_on_after(caller.deadline - time.monotonic()):
+            await ticket.done.wait()
+        if ticket.done.is_set():
+            if ticket.job.refused:
+                ticket.error = Overloaded(
+                    "The queue is full, and others have fewer places in it than this caller; try again later.",
+                    {"retry_after_s": self._retry_after(len(self._queue))},
+                )
+        elif self._drop(ticket):
+            ticket.error = caller.too_late()
         else:
-            await self._wait(job)
-        job.begun = True
-        self._wait_seconds.observe(time.perf_counter() - start)
-        if self._limiter is None:  # belongs to the event loop that first runs it
-            self._limiter = anyio.CapacityLimiter(self.threads)
-        try:
-            return await anyio.to_thread.run_sync(self._timed, job.caller, work, limiter=self._limiter)
-        finally:
-            self._next()
+            await ticket.done.wait()
 
-    async def _wait(self, job: _Job) -> None:
-        ticket = _Ticket(job)
-        tenant = job.caller.tenant
-        self._queue.push(tenant, ticket)
-        self._length.set(len(self._queue))
+    async def _all_finished(self, tickets: Sequence[_Ticket]) -> None:
+        """Wait for each. Cancelled: what waits leaves the queue, and what a thread is at is still waited for."""
         try:
-            with anyio.move_on_after(job.caller.deadline - time.monotonic()):
-                await ticket.called.wait()
+            for ticket in tickets:
+                await self._finished(ticket)
         except BaseException:
-            # Cancelled: the place in the queue is free again, or the thread, if it was given just now.
-            if not self._queue.remove(tenant, ticket) and not job.refused:
-                self._next()
+            begun = [ticket for ticket in tickets if not self._drop(ticket)]
+            with anyio.CancelScope(shield=True):
+                for ticket in begun:
+                    await ticket.done.wait()
             raise
-        finally:
-            self._length.set(len(self._queue))
-        if job.refused:
-            raise Overloaded(
-                "The queue is full, and others have fewer places in it than this caller; try again later.",
-                {"retry_after_s": self._retry_after(len(self._queue))},
-            )
-        if self._queue.remove(tenant, ticket):
-            raise job.caller.too_late()
 
-    def _timed(self, caller: Caller, work: Callable[[], T]) -> T:
-        caller.check()
+    def _drop(self, ticket: _Ticket) -> bool:
+        """Take a piece of work out of the queue; false if it is not there."""
+        with self._lock:
+            dropped = self._queue.remove(ticket.job.caller.tenant, ticket)
+            self._length.set(len(self._queue))
+        return dropped
+
+    def _serve(self, ticket: _Ticket | None) -> None:
+        """In a thread: one piece of work after the other, without a way through the event loop between them."""
+        while ticket is not None:
+            self._wait_seconds.observe(time.perf_counter() - ticket.since)
+            try:
+                ticket.result = ticket.context.run(self._timed, ticket)
+            except BaseException as error:
+                ticket.error = error
+            with suppress(RuntimeError):  # the loop is closed: nobody waits
+                ticket.loop.call_soon_threadsafe(ticket.done.set)
+            ticket = self._next()
+
+    def _timed(self, ticket: _Ticket) -> Any:
+        ticket.job.caller.check()
         start = time.perf_counter()
         try:
-            return work()
+            return ticket.work()
         finally:
             taken = time.perf_counter() - start
-            self._mean_s += (taken - self._mean_s) * (_NEWEST if self._mean_s else 1.0)
+            with self._lock:
+                self._mean_s += (taken - self._mean_s) * (_NEWEST if self._mean_s else 1.0)
 
-    def _next(self) -> None:
-        """A thread is free: whose turn is it?"""
-        ticket = self._queue.pop()
-        self._length.set(len(self._queue))
-        if ticket is None:
-            self._running -= 1
-        else:
-            ticket.called.set()
+    def _next(self) -> _Ticket | None:
+        """Whose turn is it? None ends the thread's work."""
+        with self._lock:
+            ticket = self._queue.pop()
+            self._length.set(len(self._queue))
+            if ticket is None:
+                self._running -= 1
+            else:
+                ticket.job.begun = True
+            return ticket

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from service.errors import DeadlineExceeded, FaceNotFound, Overloaded, RateLimited
-from service.runtime.caller import Caller, work_for
+from service.runtime.caller import Caller, current, work_for
 from service.runtime.workers import Workers
 
 WAIT_S = 10.0
@@ -309,5 +309,42 @@ def test_retry_after_is_how_long_the_queue_takes() -> None:
             error = await refused(workers)
             gate.opened.set()
         assert 3 <= error.details["retry_after_s"] <= 5  # thirty times a tenth of a second
+
+    in_time(main)
+
+
+def test_a_thread_takes_the_next_piece_of_work_while_the_event_loop_is_busy() -> None:
+    async def main() -> None:
+        workers, gate, ended = Workers(1, 4), Gate(), threading.Event()
+        async with anyio.create_task_group() as group:
+            await gate.occupy(workers, group, 1, 0)
+            group.start_soon(workers.run, time.monotonic)
+            group.start_soon(workers.run, ended.set)
+            while workers.waiting < 2:
+                await anyio.sleep(0)
+            gate.opened.set()
+            # The loop does nothing else meanwhile.
+            assert ended.wait(SOON_S)
+
+    in_time(main)
+
+
+def test_work_in_a_thread_is_done_for_who_asked() -> None:
+    async def main() -> None:
+        workers, gate = Workers(1, 4), Gate()
+        callers = [Caller(tenant) for tenant in ("ann", "ben")]
+        found: dict[str, Caller] = {}
+
+        async def ask(caller: Caller) -> None:
+            work_for(caller)
+            found[caller.tenant] = await workers.run(current)
+
+        async with anyio.create_task_group() as group:
+            await gate.occupy(workers, group, 1, 0)
+            for caller in callers:
+                group.start_soon(ask, caller)
+            await anyio.sleep(0.01)
+            gate.opened.set()
+        assert list(found.values()) == callers
 
     in_time(main)
