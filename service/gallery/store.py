@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sqlalchemy import Connection
 
 from service.files import make_private_folder
 from service.gallery import (
@@ -392,7 +393,8 @@ class Store:
                 "%d persons of this database were erased after it was backed up; erasing them again.", len(found.erased)
             )
         for batch in batches(found.erased):
-            self._sessions.delete(
-                lambda connection, batch=batch: store_keys.remove(connection, self.keys.within(connection), batch)
-            )
+            self._sessions.delete(partial(self._remove_again, batch))
         self._destroy(found.orphans)
+
+    def _remove_again(self, persons: Sequence[int], connection: Connection) -> None:
+        store_keys.remove(connection, self.keys.within(connection), persons)

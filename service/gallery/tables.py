@@ -158,6 +158,6 @@ def templates_table(dimension: int) -> Table:
         # PostgreSQL would put rows above 2 KB elsewhere, one by one, and try to compress what is sealed.
         postgresql_with={"toast_tuple_target": 8160},
     )
-    plain = DDL(f"ALTER TABLE {table.name} ALTER COLUMN sealed SET STORAGE EXTERNAL")
+    plain = DDL(f"ALTER TABLE {table.name} ALTER COLUMN sealed SET STORAGE EXTERNAL")  # type: ignore[no-untyped-call]
     event.listen(table, "after_create", plain.execute_if(dialect="postgresql"))
     return table

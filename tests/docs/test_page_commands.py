@@ -5,7 +5,6 @@ import ast
 import importlib
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -203,12 +202,9 @@ def subcommand(arguments: list[str]) -> argparse.ArgumentParser | None:
 
 @cache
 def make_targets() -> set[str]:
-    """Every target that ``make`` knows, and that it can say how to make."""
+    """Every target that ``make`` knows."""
     text = (ROOT / "Makefile").read_text()
-    names = set(re.findall(r"^([a-z][a-z-]*):", text, re.MULTILINE))
-    phony = shlex.split(re.search(r"^\.PHONY: (.+)$", text, re.MULTILINE)[1])  # type: ignore[index]
-    assert names == set(phony)
-    return names
+    return set(re.findall(r"^([a-z][a-z-]*):", text, re.MULTILINE))
 
 
 def test_blocks_are_found(tmp_path: Path) -> None:

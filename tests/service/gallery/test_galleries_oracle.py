@@ -206,14 +206,14 @@ class GalleriesMachine(RuleBasedStateMachine):
         return gallery, person, data.draw(st.sampled_from(own) | FACE if own else FACE)
 
 
-def test_store_and_index_agree_with_a_dict_and_numpy(monkeypatch, store_in):
+def test_store_and_index_agree_with_a_dict_and_numpy(monkeypatch, store_in, request):
     monkeypatch.setattr(GalleriesMachine, "store_in", staticmethod(store_in))
     monkeypatch.setattr(flat_index, "BLOCK_ROWS", 8)
     monkeypatch.setattr(segment, "DEAD_ROWS", 4)
     run_state_machine_as_test(
         GalleriesMachine,
         settings=settings(
-            max_examples=30,
+            max_examples=30 if request.node.callspec.params["store_in"] == "sqlite" else 4,
             stateful_step_count=50,
             deadline=None,
             database=None,

@@ -135,6 +135,8 @@ def test_connections_that_the_server_has_closed_are_made_anew(
         ("SELECT pg_terminate_backend(pg_backend_pid())", DatabaseAway),
         ("SET LOCAL statement_timeout = 10; SELECT pg_sleep(9)", Overloaded),
         ("SELECT * FROM pg_authid", Unavailable),
+        # As after a failover, when the old server comes back as the standby.
+        ("SET TRANSACTION READ ONLY; DELETE FROM key_file", DatabaseAway),
     ],
 )
 def test_what_goes_wrong_is_told(postgres_url: str, statement: str, error: type[Exception]) -> None:
