@@ -14,7 +14,7 @@ from service.api import errors
 from service.api.callers import CallerContext
 from service.api.context import RequestContext
 from service.api.document import describe, name_operation
-from service.api.guard import Guard, admit
+from service.api.guard import CountedRequests, Guard, admit
 from service.api.intake import Intake
 from service.api.routes import bulk, faces, health, metrics, photos, report
 from service.api.routes import galleries as gallery_routes
@@ -71,7 +71,7 @@ def create_app(
             tasks.start_soon(get_ready, app)
             if galleries is not None:
                 tasks.start_soon(_sweep, Retention(galleries, app.state.guard.audit), settings.retention_check_s)
-            if app.state.guard.audit is not None:
+            if app.state.guard.audit is not None and app.state.guard.audit.needs_sync:
                 tasks.start_soon(_sync, app.state.guard.audit)
             yield
             app.state.ready = False
@@ -104,6 +104,7 @@ def create_app(
     app.state.search_workers = Workers(SEARCH_THREADS, settings.max_waiting, "search", settings.max_per_client)
     app.state.intake = Intake(settings.max_body_bytes, settings.max_upload_bytes)
     # The last one added is the outermost.
+    app.add_middleware(CountedRequests)
     app.add_middleware(CallerContext, intake=app.state.intake, timeout_s=settings.request_timeout_s)
     app.add_middleware(RequestContext)
     if tracing.on():

@@ -1,6 +1,7 @@
 """Who may call what, and what is written down of it: for every call, before its body is read."""
 
 from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -9,13 +10,14 @@ import anyio.to_thread
 from fastapi import Depends, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.errors import status_and_code
 from service.errors import Forbidden, LikenessError, RateLimited, Unauthorized
 from service.runtime.caller import current
 from service.security.access_keys import AccessKeys
 from service.security.audit_log import AuditLog, Event, Receipt
-from service.security.key_limits import KeyLimits
+from service.security.key_limits import KeyLimits, LocalLimits
 from service.security.scopes import NEEDED, OF_ALL_GALLERIES, PUBLIC
 
 RECEIPT = "x-erasure-receipt"
@@ -23,6 +25,8 @@ NO_AUTH = "no-auth"
 # Looked at, and not changed: their lines need not be on the disk before the answer.
 _LOOKS = frozenset({"search", "verify_person", "embed"})
 _CALLER_LEFT = 499
+# Where a request's scope has what holds its place among those of its key.
+_INSIDE = "likeness_inside"
 
 
 @dataclass
@@ -31,7 +35,15 @@ class Guard:
 
     keys: AccessKeys | None = None
     audit: AuditLog | None = None
-    limits: KeyLimits = field(default_factory=KeyLimits)
+    limits: KeyLimits = field(default_factory=LocalLimits)
+
+    def close(self) -> None:
+        """Leave all three, the audit log last."""
+        self.limits.close()
+        if self.keys is not None:
+            self.keys.close()
+        if self.audit is not None:
+            self.audit.close()
 
 
 @dataclass
@@ -59,6 +71,7 @@ async def admit(request: Request) -> AsyncIterator[None]:
         RateLimited: the key has been used too often; calls that it is not for count too.
         Forbidden: the key is not for this call, or not for this gallery, whether there is one or not.
         InsufficientStorage: the audit log could not tell of a change.
+        Unavailable: what is kept of keys cannot be asked.
     """
     call = request.scope["route"].name
     guard: Guard = request.app.state.guard
@@ -67,10 +80,14 @@ async def admit(request: Request) -> AsyncIterator[None]:
         await _require_room(request, guard)
         yield
         return
-    key = guard.keys.find(_presented(request))
+    presented = _presented(request)
+    await guard.keys.in_step()
+    key = guard.keys.find(presented)
     request.state.asker = Asker(key.id, key.galleries)
     current().tenant = key.id
-    with guard.limits.admitted(key):
+    async with AsyncExitStack() as inside:
+        await inside.enter_async_context(guard.limits.admitted(key))
+        request.scope[_INSIDE] = inside
         if key.scopes.isdisjoint(NEEDED.get(call, frozenset())):
             raise Forbidden(f"The access key has no scope for this call; it needs {_or(call)}.")
         gallery = request.path_params.get("gallery")
@@ -87,6 +104,26 @@ async def _require_room(request: Request, guard: Guard) -> None:
     route = request.scope["route"]
     if guard.audit is not None and isinstance(route, AuditedRoute) and route.adds(request.method):
         await anyio.to_thread.run_sync(guard.audit.require_room)
+
+
+class CountedRequests:
+    """Frees the place of a request just before the end of its answer is sent.
+
+    The dependency itself ends after that, and by then the caller may have asked again, perhaps another replica.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_freeing(message: Message) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                inside: AsyncExitStack | None = scope.get(_INSIDE)
+                if inside is not None:
+                    await inside.aclose()
+            await send(message)
+
+        await self.app(scope, receive, send_freeing)
 
 
 async def _asker(request: Request) -> Asker:
@@ -124,7 +161,8 @@ class AuditedRoute(APIRoute):
                 status, _ = status_and_code(error)
                 raise
             finally:
-                if told:
+                # Without an asker nobody is known to have done anything.
+                if told and hasattr(request.state, "asker"):
                     receipt = await self._tell(audit, request, status)
             if request.method == "DELETE" and receipt is not None:
                 return _with_receipt(request, response, receipt)
@@ -136,8 +174,8 @@ class AuditedRoute(APIRoute):
         """Whether the call may put something on the disk; it changes something and does not only delete."""
         return method not in ("GET", "DELETE") and self.name not in _LOOKS
 
-    async def _tell(self, audit: AuditLog, request: Request, status: int) -> Receipt:
-        asker = getattr(request.state, "asker", Asker(NO_AUTH))
+    async def _tell(self, audit: AuditLog, request: Request, status: int) -> Receipt | None:
+        asker: Asker = request.state.asker
         place = request.path_params
         event = Event(
             asker.actor,

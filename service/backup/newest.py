@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from service.backup.database_copy import Facts
 from service.files import make_private_folder, replace_file, sync_folder
-from service.security import access_keys
-from service.security.audit_log import HEAD_NAME, LOG_NAME
+from service.security import access_key_file
+from service.security.audit_file import HEAD_NAME, LOG_NAME
 from service.security.key_file import FILE_NAME, NEVER, KeyFileError, Sealed, look_at
 
 # A slot is torn for less than a microsecond.
@@ -33,7 +33,7 @@ def copy_newest(keys: Path, audit: Path, to: Path, facts: Facts, persons: NDArra
     check_keys(sealed, keys / FILE_NAME, facts, persons)
     make_private_folder(to)
     replace_file(to / FILE_NAME, sealed.content)
-    access = keys / access_keys.FILE_NAME
+    access = keys / access_key_file.FILE_NAME
     if access.exists():
         replace_file(to / access.name, access.read_bytes())
     # The head first: the lines up to it are in what is read after it.
@@ -47,7 +47,7 @@ def copy_newest(keys: Path, audit: Path, to: Path, facts: Facts, persons: NDArra
 def put_back(newest: Path, keys: Path, audit: Path) -> None:
     """The other way, into new folders ``keys`` and ``audit``."""
     make_private_folder(keys)
-    for name in (FILE_NAME, access_keys.FILE_NAME):
+    for name in (FILE_NAME, access_key_file.FILE_NAME):
         if (newest / name).exists():
             replace_file(keys / name, (newest / name).read_bytes())
     for name in (HEAD_NAME, LOG_NAME):

@@ -1,4 +1,4 @@
-"""``likeness keys``: who may call the service of a data folder, and the folder's master key."""
+"""``likeness keys``: who may call a service, and its master key."""
 
 import argparse
 import json
@@ -8,22 +8,19 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from service.cli.options import settings_of
+from service.cli.places import access_keys_of
 from service.cli.stores import rotate_master
 from service.errors import InvalidRequest
 from service.gallery.store_values import checked_id, checked_text
-from service.security import access_keys
-from service.security.access_keys import SCOPES, AccessKey, AccessKeys, Rights
-from service.security.envelope import derive
-from service.security.key_file import FILE_NAME, KeyFile, read_secret
+from service.security.access_keys import SCOPES, AccessKey, Rights
 from service.security.master_key import FilePlace, MasterKey, MasterKeyError
-from service.settings import Settings
 
 NEW_KEY = "LIKENESS_NEW_MASTER_KEY"
 
 
 def add_command(commands: Any, common: argparse.ArgumentParser) -> None:
     """Register the sub-commands."""
-    keys = commands.add_parser("keys", help="the keys of a data folder")
+    keys = commands.add_parser("keys", help="the keys of a service")
     actions = keys.add_subparsers(required=True, metavar="ACTION")
     create = actions.add_parser("create", parents=[common], help="make an access key; it is shown this once")
     create.add_argument("--name", help="whose it is, for you")
@@ -55,9 +52,6 @@ def run_create(args: argparse.Namespace) -> int:
     if unknown := sorted(scopes - set(SCOPES)):
         raise InvalidRequest(f"{unknown[0]!r} is no scope. Use {', '.join(SCOPES)}.")
     galleries = None if args.gallery is None else frozenset(checked_id("gallery", id) for id in args.gallery)
-    access = _access(settings_of(args))
-    if args.if_none and access.all():
-        return 0
     rights = Rights(
         frozenset(scope for scope in SCOPES if scope in scopes),
         checked_text("name", args.name),
@@ -66,12 +60,15 @@ def run_create(args: argparse.Namespace) -> int:
         args.rate,
         args.concurrency,
     )
-    return _show(args, *access.create(rights))
+    with access_keys_of(settings_of(args)) as access:
+        made = access.create_first(rights) if args.if_none else access.create(rights)
+    return 0 if made is None else _show(args, *made)
 
 
 def run_list(args: argparse.Namespace) -> int:
     """One line a key."""
-    keys = _access(settings_of(args)).all()
+    with access_keys_of(settings_of(args)) as access:
+        keys = access.all()
     if args.json:
         print(json.dumps({"keys": [key.shown() for key in keys]}))
         return 0
@@ -83,8 +80,9 @@ def run_list(args: argparse.Namespace) -> int:
 
 
 def run_revoke(args: argparse.Namespace) -> int:
-    """A running service refuses it from its next request on."""
-    _access(settings_of(args)).revoke(args.id)
+    """A running service refuses it from its next request on; replicas that share a database, within a second."""
+    with access_keys_of(settings_of(args)) as access:
+        access.revoke(args.id)
     print(json.dumps({"revoked": args.id}) if args.json else f"revoked {args.id}")
     return 0
 
@@ -93,7 +91,8 @@ def run_renew(args: argparse.Namespace) -> int:
     """Print the new key; the old one expires after the overlap."""
     if not 0 <= args.overlap <= 24 * 366:
         raise InvalidRequest(f"--overlap is 0 to {24 * 366} hours, not {args.overlap:g}.")
-    return _show(args, *_access(settings_of(args)).rotate(args.id, timedelta(hours=args.overlap)))
+    with access_keys_of(settings_of(args)) as access:
+        return _show(args, *access.rotate(args.id, timedelta(hours=args.overlap)))
 
 
 def run_rotate(args: argparse.Namespace) -> int:
@@ -124,14 +123,6 @@ def _show(args: argparse.Namespace, record: AccessKey, key: str) -> int:
         print("An access key, shown this once; callers send it as `Authorization: Bearer KEY`:", file=sys.stderr)
         print(key)
     return 0
-
-
-def _access(settings: Settings) -> AccessKeys:
-    folder, place = settings.keys_folder(), settings.master_place()
-    if not (folder / FILE_NAME).exists():
-        # Before the first start of the service.
-        KeyFile.open(folder, place).close()
-    return AccessKeys(folder, derive(read_secret(folder, place), access_keys.PURPOSE))
 
 
 def _days(text: str) -> timedelta:

@@ -12,6 +12,7 @@ from service import logs, tracing
 from service.api.app import create_app
 from service.api.guard import Guard
 from service.cli.options import settings_of
+from service.cli.places import guarding
 from service.cli.server import server_of
 from service.cli.stores import open_store
 from service.engine import Engine, load_engine
@@ -19,10 +20,7 @@ from service.errors import InvalidRequest, Unavailable
 from service.gallery.gallery import Galleries
 from service.gallery.index import search_device
 from service.runtime import blas
-from service.security import access_keys, audit_log, own_memory
-from service.security.access_keys import AccessKeys
-from service.security.audit_log import AuditLog
-from service.security.person_keys import PersonKeys
+from service.security import own_memory
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -75,29 +73,13 @@ def _serve(settings: Settings) -> int:
     own_memory.keep_private()
     store = open_store(settings)
     try:
-        guard = _guard(settings, store.keys)
-        try:
+        with guarding(settings, store.keys) as guard:
             device = search_device(settings.provider, settings.gpu)
             galleries = Galleries(store, card.embedding_contract, card.contract.dimension, device)
             _listen(engine, settings, galleries, guard)
-        finally:
-            if guard.audit is not None:
-                guard.audit.close()
     finally:
         store.close()
     return 0
-
-
-def _guard(settings: Settings, keys: PersonKeys) -> Guard:
-    """Who may call, and the audit log."""
-    audit = AuditLog(settings.audit_folder(), keys.derived(audit_log.PURPOSE))
-    if not settings.auth:
-        log.warning("Callers need no access key: every program of this machine may do everything.")
-        return Guard(None, audit)
-    access = AccessKeys(settings.keys_folder(), keys.derived(access_keys.PURPOSE))
-    if not access.all():
-        log.warning("There is no access key yet, so nobody can call: make one with `likeness keys create`.")
-    return Guard(access, audit)
 
 
 def _loopback(host: str) -> bool:

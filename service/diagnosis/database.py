@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from service.diagnosis.access import access_keys
 from service.diagnosis.finding import Finding, State
 
 if TYPE_CHECKING:
     import psycopg
 
+    from service.security.access_keys import AccessKey
     from service.settings import Settings
 
 # Of a replica: those of the store, and some for access keys, the audit log and what follows changes.
@@ -31,6 +33,7 @@ def database(settings: "Settings") -> Iterator[Finding]:
             yield from _extension(connection)
             yield from _durability(connection)
             yield from _master_key(connection, settings)
+            yield from access_keys(settings, _access_keys(connection))
     except psycopg.OperationalError as error:
         advice = "Start it, or mend LIKENESS_DATABASE_URL; see docs/postgres.md."
         yield Finding("database", "fail", f"{where} does not answer: {' '.join(str(error).split())}", advice)
@@ -54,6 +57,14 @@ def _master_key(connection: "psycopg.Connection[tuple[str]]", settings: "Setting
         yield Finding("master key", "ok", f"in {place.where}, {use}")
     except LikenessError as error:
         yield Finding("master key", "fail", error.message)
+
+
+def _access_keys(connection: "psycopg.Connection[tuple[str]]") -> list["AccessKey"]:
+    from service.security.access_keys import AccessKey
+
+    made = connection.execute("SELECT to_regclass('access_keys')").fetchone()
+    rows = connection.execute("SELECT record FROM access_keys").fetchall() if made and made[0] else []
+    return [AccessKey.model_validate_json(record) for (record,) in rows]
 
 
 def _extension(connection: "psycopg.Connection[tuple[str]]") -> Iterator[Finding]:

@@ -5,10 +5,10 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from service.diagnosis.access import access_keys
 from service.diagnosis.finding import Finding, State
 from service.errors import LikenessError
 
@@ -49,16 +49,17 @@ def data_folder(settings: "Settings") -> Iterator[Finding]:
 
 def keys(settings: "Settings") -> Iterator[Finding]:
     """The master key opens the persons' keys, and there is an access key."""
-    from service.security.access_keys import AccessKeys
+    if settings.database_url is not None:
+        # See service.diagnosis.database.
+        return
+    from service.security.access_key_file import AccessKeyFile
     from service.security.key_file import FILE_NAME, read_secret
     from service.security.master_key import FilePlace
 
     folder = settings.keys_folder()
     place = settings.master_place()
     try:
-        if settings.database_url is not None:
-            pass  # see service.diagnosis.database
-        elif (folder / FILE_NAME).exists():
+        if (folder / FILE_NAME).exists():
             read_secret(folder, place)
             yield Finding("master key", "ok", f"in {place.where}, and it opens {folder / FILE_NAME}")
         elif isinstance(place, FilePlace):
@@ -68,17 +69,8 @@ def keys(settings: "Settings") -> Iterator[Finding]:
             yield Finding("master key", "ok", f"in {place.where}; nothing is sealed with it yet")
     except LikenessError as error:
         yield Finding("master key", "fail", error.message)
-    if not settings.auth:
-        yield Finding("access keys", "ok", "not asked for (auth is false): on loopback only")
-        return
     # Reading needs no secret; only what is presented is compared with one.
-    known = AccessKeys(folder, b"").all()
-    valid = [key for key in known if not key.expired(datetime.now(UTC))]
-    if valid:
-        yield Finding("access keys", "ok", f"{len(valid)} of {len(known)} can be used")
-    else:
-        found = f"all {len(known)} have expired" if known else "there is none, so nobody can call"
-        yield Finding("access keys", "warn", found, "likeness keys create")
+    yield from access_keys(settings, AccessKeyFile(folder, b"").all())
 
 
 def clock(settings: "Settings") -> Iterator[Finding]:

@@ -2,30 +2,27 @@
 
 A key is ``lk_ID_SECRET``, 256 random bits behind an id that is no secret. Kept is only HMAC-SHA256 of it under a key
 that comes of the service's secret: with that many bits a slow password hash would protect nothing, and cost
-milliseconds a request. They stand in ``access.json`` beside the keys of the persons; a running service sees changes of
-the file at its next request.
+milliseconds a request. Where they are kept is another room's: ``access_key_file``, or ``service.postgres.access`` for
+all replicas of a service.
 """
 
 import hashlib
 import hmac
-import json
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from service.errors import InvalidRequest, Unauthorized, Unavailable
-from service.files import lock_file, make_private_folder, replace_file
+from service.errors import InvalidRequest, Unauthorized
 from service.security.scopes import Scope
 
-FILE_NAME = "access.json"
 PURPOSE = "access keys"
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 _SHAPE = re.compile(r"lk_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
@@ -78,26 +75,35 @@ class Rights:
     concurrency: int | None = None
 
 
-_FILE = TypeAdapter(list[AccessKey])
+class AccessKeys(ABC):
+    """The keys of one service; where they are kept, a sub-class knows. Thread-safe."""
 
-
-class AccessKeys:
-    """The keys of one data folder. Thread-safe."""
-
-    def __init__(self, folder: Path, pepper: bytes) -> None:
+    def __init__(self, pepper: bytes) -> None:
         """
         Args:
             pepper: what their digests are keyed with.
         """
-        self.path = folder / FILE_NAME
         self._pepper = pepper
-        self._seen: tuple[int, int, int] | None = None
-        self._by_id: Mapping[str, AccessKey] = {}
+
+    @abstractmethod
+    def _known(self) -> Mapping[str, AccessKey]:
+        """Those that were not revoked, by id, oldest first. Raises Unavailable."""
+
+    @abstractmethod
+    def _changing(self) -> AbstractContextManager[dict[str, AccessKey]]:
+        """All of them, written back when the block has ended well; nobody else changes them meanwhile."""
+
+    @abstractmethod
+    async def in_step(self) -> None:
+        """Wait, where that is needed, until ``find`` knows of what was changed a second ago. Raises Unavailable."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Leave what they are read from."""
 
     def all(self) -> list[AccessKey]:
-        """Those that were not revoked, oldest first. Raises Unavailable if the file is damaged."""
-        self._refresh()
-        return list(self._by_id.values())
+        """Those that were not revoked, oldest first. Raises Unavailable if they cannot be read."""
+        return list(self._known().values())
 
     def find(self, presented: str) -> AccessKey:
         """The key that was presented.
@@ -105,10 +111,10 @@ class AccessKeys:
         Raises:
             Unauthorized: it is none of ours, or has expired.
         """
-        self._refresh()
+        known = self._known()
         shape = _SHAPE.fullmatch(presented)
         # The same work for an id that is not known, so that time does not tell.
-        found = self._by_id.get(shape[1], _NOBODY) if shape else _NOBODY
+        found = known.get(shape[1], _NOBODY) if shape else _NOBODY
         if not hmac.compare_digest(self._digest(presented), found.digest) or found is _NOBODY:
             raise Unauthorized("The access key is not known to this service.")
         if found.expired(datetime.now(UTC)):
@@ -122,15 +128,24 @@ class AccessKeys:
             keys[record.id] = record
         return record, key
 
+    def create_first(self, rights: Rights) -> tuple[AccessKey, str] | None:
+        """Like ``create`` where there is no key yet, even if several ask at once; else None."""
+        with self._changing() as keys:
+            if keys:
+                return None
+            record, key = self._made(rights)
+            keys[record.id] = record
+        return record, key
+
     def revoke(self, id: str) -> None:
         """From now on the key opens nothing. Raises InvalidRequest: there is none."""
         with self._changing() as keys:
-            del keys[_known(keys, id)]
+            del keys[_one_of(keys, id)]
 
     def rotate(self, id: str, overlap: timedelta) -> tuple[AccessKey, str]:
         """A new key with the rights of ``id``, which itself expires after ``overlap``. Raises InvalidRequest."""
         with self._changing() as keys:
-            old = keys[_known(keys, id)]
+            old = keys[_one_of(keys, id)]
             rights = Rights(**{name: getattr(old, name) for name in Rights.__dataclass_fields__})
             record, key = self._made(rights)
             keys[record.id] = record
@@ -149,38 +164,8 @@ class AccessKeys:
     def _digest(self, key: str) -> str:
         return hmac.new(self._pepper, key.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
 
-    def _refresh(self) -> None:
-        try:
-            status = self.path.stat()
-        except FileNotFoundError:
-            self._seen, self._by_id = None, {}
-            return
-        seen = (status.st_ino, status.st_mtime_ns, status.st_size)
-        if seen != self._seen:
-            self._by_id = self._read()
-            self._seen = seen
 
-    def _read(self) -> dict[str, AccessKey]:
-        try:
-            return {key.id: key for key in _FILE.validate_json(self.path.read_bytes())}
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValidationError) as error:
-            # Its content is not shown: validation errors quote what they found.
-            raise Unavailable(f"The access keys {self.path} cannot be read ({type(error).__name__}).") from None
-
-    @contextmanager
-    def _changing(self) -> Iterator[dict[str, AccessKey]]:
-        """The keys, written back when the block has ended well; one process at a time."""
-        make_private_folder(self.path.parent)
-        with lock_file(self.path.with_name("access.lock")):
-            keys = self._read()
-            yield keys
-            content = json.dumps(_FILE.dump_python(list(keys.values()), mode="json"), indent=1)
-            replace_file(self.path, content.encode())
-
-
-def _known(keys: Mapping[str, AccessKey], id: str) -> str:
+def _one_of(keys: Mapping[str, AccessKey], id: str) -> str:
     if id not in keys:
         raise InvalidRequest(f"There is no access key with the id {id!r}. `likeness keys list` shows them.")
     return id

@@ -12,7 +12,7 @@ from service.gallery.records import NewFace
 from service.gallery.store import Store
 from service.gallery.store_bulk import BulkFace, BulkPerson
 from service.retention import Retention
-from service.security.audit_log import AuditLog, verify
+from service.security.audit_file import AuditFile, verify
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -50,7 +50,7 @@ def test_persons_are_erased_when_their_time_is_up(galleries: Galleries, tmp_path
     put(galleries, "month", "old", None)
     put(galleries, "month", "new", None, START + timedelta(days=1))
     put(galleries, "month", "hour2", START + timedelta(hours=1))
-    clock, audit = Clock(), AuditLog(tmp_path / "audit", b"k" * 32)
+    clock, audit = Clock(), AuditFile(tmp_path / "audit", b"k" * 32)
     retention = Retention(galleries, audit, lambda: clock.wall, lambda: clock.steady)
     assert retention.sweep() == 0
     clock.passes(timedelta(hours=1))

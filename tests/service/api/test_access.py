@@ -1,11 +1,14 @@
 """Every call of the OpenAPI document, with every key that must not do: the right refusal, nothing of others in it."""
 
 import json
+import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +20,18 @@ from service.api.guard import Guard
 from service.engine import Engine
 from service.gallery.gallery import Galleries
 from service.gallery.store import Store
+from service.postgres import audit
+from service.postgres.access import PostgresAccessKeys
+from service.postgres.audit import PostgresAuditLog
+from service.postgres.database import reached
+from service.postgres.limits import PostgresLimits
+from service.postgres.store import open_store
+from service.security import audit_file
+from service.security.access_key_file import AccessKeyFile
 from service.security.access_keys import SCOPES, AccessKeys, Rights
-from service.security.audit_log import AuditLog, verify
+from service.security.audit_file import AuditFile
+from service.security.audit_log import Link, Verified
+from service.security.master_key import FilePlace
 from service.security.scopes import NEEDED, PUBLIC
 from service.settings import Settings
 
@@ -30,10 +43,16 @@ FIELDS = {"gallery": "theirs", "person": "eve", "face_id": "f-eve"}
 
 @dataclass
 class World:
+    """A guarded service; ``verify(receipt)`` its audit log, ``lines()`` of it."""
+
     client: TestClient
     keys: AccessKeys
-    audit: AuditLog
-    folder: Path
+    verify: Callable[[str | None], Verified]
+    links: Callable[[], Iterator[Link]]
+
+    def lines(self) -> list[dict[str, Any]]:
+        self.client.app.state.guard.audit.sync()  # type: ignore[attr-defined]
+        return [json.loads(link.line) for link in self.links()]
 
     def key(self, *scopes: str, galleries: tuple[str, ...] | None = ("mine",), **rights: Any) -> dict[str, str]:
         """The header with a new key."""
@@ -42,15 +61,44 @@ class World:
         return {"authorization": f"Bearer {key}"}
 
 
-@pytest.fixture(scope="module")
-def world(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+Parts = tuple[Store, Guard, Callable[[str | None], Verified], Callable[[], Iterator[Link]]]
+
+
+@contextmanager
+def in_files(folder: Path) -> Iterator[Parts]:
+    """Everything in a data folder."""
+    told = folder / "audit"
+    guard = Guard(AccessKeyFile(folder / "keys", KEY), AuditFile(told, KEY))
+    with closing(Store.open(folder / "gallery.db")) as store, closing(guard):
+        yield store, guard, partial(audit_file.verify, told, KEY), partial(audit_file.read, told, KEY)
+
+
+@contextmanager
+def in_postgres(url: str, folder: Path) -> Iterator[Parts]:
+    """Everything in a database, but the master key."""
+    with closing(open_store(url, FilePlace(folder / "master.key"))) as store, reached(url, 12) as engine:
+        keys = PostgresAccessKeys(engine, KEY)
+        keys.follow()
+        with closing(Guard(keys, PostgresAuditLog(engine, KEY), PostgresLimits(engine))) as guard:
+            yield store, guard, partial(audit.verify, engine, KEY), partial(audit.read, engine, KEY)
+
+
+@pytest.fixture(scope="module", params=os.environ.get("LIKENESS_TEST_BACKENDS", "sqlite postgresql").split())
+def world(request: pytest.FixtureRequest, engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("access")
-    store = Store.open(folder / "gallery.db")
-    galleries = Galleries(store, engine.card.embedding_contract, engine.card.contract.dimension)
-    keys, audit = AccessKeys(folder / "keys", KEY), AuditLog(folder / "audit", KEY)
-    app = create_app(engine, Settings(), galleries, guard=Guard(keys, audit))
-    with TestClient(app, raise_server_exceptions=False) as client:
-        world = World(client, keys, audit, folder)
+    with ExitStack() as ending:
+        if request.param == "sqlite":
+            parts = ending.enter_context(in_files(folder))
+        else:
+            server, template = request.getfixturevalue("postgres_server"), request.getfixturevalue("migrated")
+            url = server.url(ending.enter_context(server.database(template)))
+            parts = ending.enter_context(in_postgres(url, folder))
+        store, guard, *reading = parts
+        galleries = Galleries(store, engine.card.embedding_contract, engine.card.contract.dimension)
+        app = create_app(engine, Settings(), galleries, guard=guard)
+        client = ending.enter_context(TestClient(app, raise_server_exceptions=False))
+        assert guard.keys is not None
+        world = World(client, guard.keys, *reading)
         admin = world.key(galleries=None)
         while client.get("/v1/health/ready").status_code == 503:
             time.sleep(0.01)
@@ -67,8 +115,6 @@ def world(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             }
             assert client.post(f"{path}/faces", json=faces, headers=admin).status_code == 201
         yield world
-    audit.close()
-    store.close()
 
 
 def calls(client: TestClient) -> list[tuple[str, str, str]]:
@@ -138,7 +184,7 @@ def test_every_call_refuses_every_key_that_must_not_do(world: World) -> None:
             assert without_id(nowhere.json()) == without_id(refused.json())
             checked += 2
     assert checked > 100
-    verify(world.folder / "audit", KEY)
+    world.verify(None)
 
 
 def without_id(answer: Any) -> Any:
@@ -211,9 +257,9 @@ def test_deletions_are_answered_with_a_receipt(world: World) -> None:
         assert client.put(path, headers=mine).status_code == 201
         answer = client.delete(path, headers={**mine, **prefer})
         receipt = answer.headers["x-erasure-receipt"]
-        assert verify(world.folder / "audit", KEY, receipt).lines >= 1
+        assert world.verify(receipt).lines >= 1
         seq = int(receipt.partition(":")[0])
-        line = json.loads((world.folder / "audit" / "audit.log").read_text().splitlines()[seq - 1])
+        line = world.lines()[seq - 1]
         assert (line["action"], line["gallery"], line["person"], line["status"]) == (
             "delete_person",
             "mine",
@@ -240,11 +286,7 @@ def test_the_audit_log_tells_who_was_looked_for_and_found(world: World, engine: 
     body = {"embedding": embedding, "embedding_contract": engine.card.embedding_contract}
     answer = world.client.post("/v1/galleries/mine/search", json=body, headers={**mine, "x-request-id": "look-1"})
     assert answer.status_code == 200
-    [line] = [
-        line
-        for line in map(json.loads, (world.folder / "audit" / "audit.log").read_text().split())
-        if line.get("request_id") == "look-1"
-    ]
+    [line] = [line for line in world.lines() if line.get("request_id") == "look-1"]
     assert line["details"] == {"identified": ["ann"]}
     assert line["actor"] == mine["authorization"].split("_")[1]
     assert line["status"] == 200

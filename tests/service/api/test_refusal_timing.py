@@ -30,8 +30,9 @@ from service.gallery.gallery import Galleries
 from service.gallery.records import NewFace
 from service.gallery.store import Once, Store
 from service.gallery.store_bulk import BulkFace, BulkPerson
+from service.security.access_key_file import AccessKeyFile
 from service.security.access_keys import SCOPES, AccessKeys, Rights
-from service.security.audit_log import AuditLog
+from service.security.audit_file import AuditFile
 from service.security.scopes import PUBLIC
 from service.settings import Settings
 from tests.service.api.test_access import calls
@@ -83,7 +84,7 @@ def world(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         galleries.import_persons(gallery, [BulkPerson("eve", faces=(BulkFace("f-eve", faces[0]),))])
         galleries.enrol(gallery, "eve", [NewFace(faces[0])], Once(USED, "0" * 64), lambda _: {})
     galleries.import_persons(LARGE, [BulkPerson(f"p{i}", faces=(BulkFace(f"f{i}", faces[0]),)) for i in range(PERSONS)])
-    keys, audit = AccessKeys(folder / "keys", KEY), AuditLog(folder / "audit", KEY)
+    keys, audit = AccessKeyFile(folder / "keys", KEY), AuditFile(folder / "audit", KEY)
     yield World(create_app(engine, Settings(), galleries, guard=Guard(keys, audit)), store, keys)
     audit.close()
     store.close()
@@ -243,13 +244,13 @@ def test_calls_that_a_key_is_not_for_count_against_its_limit(world: World) -> No
     """So that nobody can try galleries, or fill the audit log, past it; and what is over it is not in the log."""
     slow = world.key(galleries=frozenset({"mine"}), rate_per_minute=2)
     audit = world.app.state.guard.audit
-    before = audit._seq
+    before = audit._last.seq
     for name in (LARGE, NONE):
         assert anyio.run(ask, world.app, "DELETE", f"/v1/galleries/{name}", slow).status == 403
     over = [anyio.run(ask, world.app, "DELETE", f"/v1/galleries/{name}", slow) for name in (LARGE, NONE)]
     assert [answer.status for answer in over] == [429, 429]
     assert over[0].told == over[1].told
-    assert audit._seq == before + 2
+    assert audit._last.seq == before + 2
 
 
 def test_a_full_disk_is_told_to_nobody_without_a_key(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from service.backup import newest
 from service.cli.main import EXIT_UNAVAILABLE, EXIT_WRONG_USE, main
 from service.gallery.records import NewFace
 from service.gallery.store import Store
-from service.security import audit_log
+from service.security import audit_file, audit_log
 from service.security.key_file import KeyFile, KeyFileError
 from service.security.master_key import FilePlace
 
@@ -277,7 +277,7 @@ def test_a_service_that_is_killed_is_restored_elsewhere_with_all_that_was_answer
         store = opened(tmp_path / to)
         log_key = store.keys.derived(audit_log.PURPOSE)
         store.close()
-        assert audit_log.verify(tmp_path / to / "audit", log_key).lines > len(answered)
+        assert audit_file.verify(tmp_path / to / "audit", log_key).lines > len(answered)
 
 
 def test_the_copy_is_of_one_moment_and_sound(data: Path, tmp_path: Path, command: Callable[..., Any]) -> None:

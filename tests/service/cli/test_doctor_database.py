@@ -43,6 +43,9 @@ def test_a_database_in_use(doctor: Doctor, postgres_server: PostgresServer, post
     assert f"127.0.0.1:{postgres_server.port}" in found["database"]["found"]
     assert found["durability"]["state"] == "warn"
     assert "fsync" in found["durability"]["found"]
+    assert found["access keys"]["state"] == "warn"
+    assert main(["keys", "create"]) == 0
+    assert doctor(postgres_url, master)["access keys"]["found"] == "1 of 1 can be used"
     found = doctor(postgres_url, MasterKey.new().text())
     assert found["master key"]["state"] == "fail"
     assert "Put the right one back" in found["master key"]["found"]

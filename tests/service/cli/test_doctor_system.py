@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from service.cli.main import EXIT_UNAVAILABLE, main
-from service.security.access_keys import AccessKeys, Rights
+from service.security.access_key_file import AccessKeyFile
+from service.security.access_keys import Rights
 
 needs_no_gpu = pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="this machine has an NVIDIA driver")
 
@@ -112,7 +113,7 @@ def test_keys_that_others_may_read_or_that_do_not_open(doctor: Callable[..., dic
 
 
 def test_access_keys_that_have_expired(doctor: Callable[..., dict[str, Any]], install: Path) -> None:
-    keys = AccessKeys(install / "keys", b"another pepper")
+    keys = AccessKeyFile(install / "keys", b"another pepper")
     for key in keys.all():
         keys.revoke(key.id)
     keys.create(Rights(frozenset({"verify"}), expires_at=datetime.now(UTC) - timedelta(days=1)))

@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 
 from service.errors import InsufficientStorage
-from service.security import audit_log
-from service.security.audit_log import AuditBroken, AuditLog, Event, verify
+from service.security import audit_file
+from service.security.audit_file import AuditFile, verify
+from service.security.audit_log import AuditBroken, Event
 
 KEY = bytes(range(32))
 
 
 def written(folder: Path, count: int = 6) -> list[bytes]:
-    log = AuditLog(folder, KEY)
+    log = AuditFile(folder, KEY)
     for n in range(count):
         log.append(Event("key1", "search", "g", details={"found": [f"p{n}"]}), durable=n % 2 == 0)
     log.close()
@@ -22,7 +23,7 @@ def written(folder: Path, count: int = 6) -> list[bytes]:
 
 
 def test_lines_tell_what_happened_and_verify(tmp_path: Path) -> None:
-    log = AuditLog(tmp_path, KEY)
+    log = AuditFile(tmp_path, KEY)
     assert verify(tmp_path, KEY).lines == 0
     receipt = log.append(Event("key1", "delete_person", "g", "p\n1", status=204, request_id="r"), durable=True)
     log.append(Event("key2", "search", "g", details={"found": ["a", "b"]}), durable=False)
@@ -41,7 +42,7 @@ def test_lines_tell_what_happened_and_verify(tmp_path: Path) -> None:
     }
     assert second["details"] == {"found": ["a", "b"]}
     log.close()
-    again = AuditLog(tmp_path, KEY)
+    again = AuditFile(tmp_path, KEY)
     assert again.append(Event("x", "y"), durable=True).seq == 3
     again.close()
     with pytest.raises(AuditBroken, match="no line 9:00"):
@@ -70,7 +71,7 @@ def test_every_change_of_every_line_is_found(tmp_path: Path, line: int) -> None:
         assert broken.value.details["line"] == named
     path.write_bytes(b"".join(lines[:line]))
     with pytest.raises(AuditBroken):
-        AuditLog(tmp_path, KEY)
+        AuditFile(tmp_path, KEY)
 
 
 def test_a_head_that_is_removed_or_older_is_found(tmp_path: Path) -> None:
@@ -94,7 +95,7 @@ def test_what_a_crash_left_behind_the_synced_lines_is_taken_away(tmp_path: Path,
     lines = written(tmp_path)
     with (tmp_path / "audit.log").open("ab") as stream:
         stream.write(tail)
-    log = AuditLog(tmp_path, KEY)
+    log = AuditFile(tmp_path, KEY)
     assert log.append(Event("x", "y"), durable=True).seq == 7
     log.close()
     assert verify(tmp_path, KEY).lines == 7
@@ -104,21 +105,21 @@ def test_what_a_crash_left_behind_the_synced_lines_is_taken_away(tmp_path: Path,
 def test_on_a_full_disk_searches_go_on_for_a_while_and_deletions_longer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit_log, "ROOM_BYTES", 3000)
-    monkeypatch.setattr(audit_log, "LAST_ROOM_BYTES", 1000)
-    log = AuditLog(tmp_path, KEY)
+    monkeypatch.setattr(audit_file, "ROOM_BYTES", 3000)
+    monkeypatch.setattr(audit_file, "LAST_ROOM_BYTES", 1000)
+    log = AuditFile(tmp_path, KEY)
     log.require_room()
     size = (tmp_path / "audit.log").stat().st_size
-    write = audit_log.RawFile.write
+    write = audit_file.RawFile.write
 
-    def full(self: audit_log.RawFile, offset: int, content: bytes) -> None:
+    def full(self: audit_file.RawFile, offset: int, content: bytes) -> None:
         if offset + len(content) > size:
             raise OSError(28, "No space left on device")
         write(self, offset, content)
 
     counts = {"search": 0, "delete_person": 0}
     with monkeypatch.context() as patch:
-        patch.setattr(audit_log.RawFile, "write", full)
+        patch.setattr(audit_file.RawFile, "write", full)
         for action in counts:
             with pytest.raises(InsufficientStorage, match="full"):  # noqa: PT012
                 for _ in range(100):
@@ -136,7 +137,7 @@ def test_on_a_full_disk_searches_go_on_for_a_while_and_deletions_longer(
 
 
 def test_many_threads_make_one_chain(tmp_path: Path) -> None:
-    log = AuditLog(tmp_path, KEY)
+    log = AuditFile(tmp_path, KEY)
 
     def work(name: str) -> None:
         for n in range(50):
