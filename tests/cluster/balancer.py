@@ -4,19 +4,19 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
 
-from tests.cluster.replicas import Cluster, free_port
+from tests.cluster.replicas import free_port
 
 CONFIGURATION = Path(__file__).resolve().parents[2] / "deploy" / "cluster" / "haproxy.cfg"
 
 
 @contextmanager
-def balancing(cluster: Cluster) -> Iterator[str | None]:
+def balancing(urls: Sequence[str], folder: Path) -> Iterator[str | None]:
     """Its address; None where there is no HAProxy. All but the addresses is as it is delivered."""
     program = shutil.which("haproxy")
     if program is None:
@@ -24,13 +24,13 @@ def balancing(cluster: Cluster) -> Iterator[str | None]:
         yield None
         return
     port = free_port()
-    servers = "\n".join(f"    server {one.name} 127.0.0.1:{one.port}" for one in cluster.replicas)
+    servers = "\n".join(f"    server replica{n} {url.removeprefix('http://')}" for n, url in enumerate(urls, 1))
     text = CONFIGURATION.read_text(encoding="utf-8").replace("bind :8000", f"bind 127.0.0.1:{port}")
     text, count = re.subn(r"^ *server-template .*$", servers, text, flags=re.M)
     assert count == 1
-    path = cluster.folder / "haproxy.cfg"
+    path = folder / "haproxy.cfg"
     path.write_text(text, encoding="utf-8")
-    with (cluster.folder / "haproxy.log").open("wb") as log:
+    with (folder / "haproxy.log").open("wb") as log:
         process = subprocess.Popen([program, "-db", "-f", str(path)], stdout=log, stderr=log)
         try:
             _wait(f"http://127.0.0.1:{port}", process)

@@ -80,7 +80,7 @@ def run(plan: Plan) -> Outcome:
         cluster.wait_until_ready()
         key = str(cluster.likeness("keys", "create")["key"])
         limited_key = str(cluster.likeness("keys", "create", "--rate", str(PER_MINUTE))["key"])
-        with balancing(cluster) as balancer:
+        with balancing([one.url for one in cluster.replicas], cluster.folder) as balancer:
             site = Site(cluster, key, contract, balancer, told, over)
             _make_gallery(site)
             clients = [Client(site, f"c{n}", plan.seed, balanced=n == 0) for n in range(CLIENTS)]
