@@ -75,14 +75,15 @@ class Replica:
 
     def _wait_until_ready(self) -> None:
         assert self._process is not None
-        while self._process.poll() is None and not self._killed:
-            try:
-                if httpx2.get(f"{self.url}/v1/health/ready", timeout=5).status_code == 200:
-                    self.ready.set()
-                    return
-            except httpx2.TransportError:
-                pass
-            time.sleep(0.1)
+        with httpx2.Client(timeout=5) as http:
+            while self._process.poll() is None and not self._killed:
+                try:
+                    if http.get(f"{self.url}/v1/health/ready").status_code == 200:
+                        self.ready.set()
+                        return
+                except httpx2.TransportError:
+                    pass
+                time.sleep(0.1)
 
 
 class Cluster:
