@@ -18,10 +18,11 @@ from service.recognition.recognizer import RecognitionOptions, Recognizer
 from service.recognition.select import FacePolicy, OneFacePolicy, select_faces
 from service.recognition.tilt import TiltOptions
 from service.recognition.types import EmbeddedFace, Face, Image
-from service.runtime.batching import SharedDetector, SharedEmbedder
+from service.runtime.batching import NetworkBatches
 from service.runtime.bundle import locate, open_bundle
 from service.runtime.card import Card
 from service.runtime.decoders import Decoders
+from service.runtime.fleet import devices_for, shared
 from service.runtime.networks import RuntimeOptions, available_cores, open_networks
 from service.runtime.tuning import plan_for
 from service.settings import Settings
@@ -205,18 +206,35 @@ def load_engine(settings: Settings, strangers: bool = False) -> Engine:
     bundle = open_bundle(locate(settings.bundle, settings.data_dir))
     contract = bundle.card.contract
     threads = settings.threads if "threads" in settings.model_fields_set else None
-    plan = plan_for(settings.data_dir, bundle.card, settings.provider, threads)
+    gpus = devices_for(settings.provider, settings.gpus)
+    plan = plan_for(settings.data_dir, bundle.card, settings.provider, threads, gpus[0])
     log.info("%s", plan)
-    runtime = RuntimeOptions(
-        settings.provider, plan.threads, settings.gpu, settings.gpu_memory_mib, settings.data_dir / "engines"
-    )
-    detector, embedder = open_networks(bundle.detector, bundle.embedder, contract, runtime)
+    pairs = [
+        open_networks(bundle.detector, bundle.embedder, contract, runtime_options(settings, gpu, plan.threads))
+        for gpu in gpus
+    ]
+    detector, embedder = pairs[0]
     options = RecognitionOptions(
         max_pixels=settings.max_pixels,
         min_face_size=settings.min_face_size,
         tilt=TiltOptions() if bundle.card.straighten else None,
     )
-    shared = SharedDetector(detector, plan.detector), SharedEmbedder(embedder, plan.embedder)
-    decoders = Decoders(plan.photo_threads, settings.max_pixels) if strangers else None
-    recognizer = Recognizer(*shared, contract.alignment.template, contract.alignment.size, options, decoders or decode)
-    return Engine(bundle.card, recognizer, (detector.provider, embedder.provider), plan.photo_threads, decoders)
+    photo_threads = len(pairs) * plan.photo_threads
+    decoders = Decoders(photo_threads, settings.max_pixels) if strangers else None
+    networks = shared(pairs, NetworkBatches(plan.detector, plan.embedder))
+    recognizer = Recognizer(
+        *networks, contract.alignment.template, contract.alignment.size, options, decoders or decode
+    )
+    return Engine(bundle.card, recognizer, (detector.provider, embedder.provider), photo_threads, decoders)
+
+
+def runtime_options(settings: Settings, gpu: int, threads: int = 1) -> RuntimeOptions:
+    """How networks are run on one of the GPUs that ``settings`` name, or on the CPU with so many threads."""
+    return RuntimeOptions(
+        settings.provider,
+        threads,
+        gpu,
+        settings.gpu_memory_mib,
+        settings.gpu_graphs,
+        settings.data_dir / "engines",
+    )

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -34,7 +34,12 @@ class Settings(BaseSettings):
         Literal["auto", "cpu", "cuda", "tensorrt"],
         Field(description="where networks run; auto is cuda where it works, the others are used or refused"),
     ] = "auto"
-    gpu: Annotated[int, Field(ge=0, le=255, description="which GPU, as CUDA numbers them")] = 0
+    gpu: Annotated[
+        str,
+        BeforeValidator(lambda given: str(given) if isinstance(given, int) else given),
+        Field(pattern=r"^[0-9]{1,3}(,[0-9]{1,3})*$", description="which GPU, as CUDA numbers them; several: 0,1"),
+    ] = "0"
+    gpu_graphs: Annotated[bool, Field(description="whether runs that come often are captured as CUDA graphs")] = True
     gpu_memory_mib: Annotated[
         int, Field(ge=0, le=1 << 20, description="most that the networks may hold on the GPU; 0: no ceiling")
     ] = 4096
@@ -78,6 +83,11 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags, environment, file, in this order; no .env and no secrets folder."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @property
+    def gpus(self) -> tuple[int, ...]:
+        """The GPUs that networks run on, each once; searches run on the first."""
+        return tuple(dict.fromkeys(int(number) for number in self.gpu.split(",")))
 
     def keys_folder(self) -> Path:
         """Where the keys are: not with the database, whose backups must not hold them."""

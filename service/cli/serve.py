@@ -74,7 +74,7 @@ def _serve(settings: Settings) -> int:
     store = open_store(settings)
     try:
         with guarding(settings, store.keys) as guard:
-            device = search_device(settings.provider, settings.gpu)
+            device = search_device(settings.provider, settings.gpus[0])
             galleries = Galleries(store, card.embedding_contract, card.contract.dimension, device)
             _listen(engine, settings, galleries, guard)
     finally:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from service.cli.options import settings_of
+from service.engine import runtime_options
 from service.runtime.bundle import locate, open_bundle
 from service.runtime.measure import WORTH, measure
 from service.runtime.tuning import keep, plan_file
@@ -22,8 +23,8 @@ def run(args: argparse.Namespace) -> int:
     """Measure, print, keep."""
     settings = settings_of(args)
     bundle = open_bundle(locate(settings.bundle, settings.data_dir))
-    plan, found = measure(bundle, settings.provider, args.seconds)
-    file = plan_file(settings.data_dir, bundle.card, settings.provider)
+    plan, found = measure(bundle, runtime_options(settings, settings.gpus[0]), args.seconds)
+    file = plan_file(settings.data_dir, bundle.card, settings.provider, settings.gpus[0])
     keep(plan, file)
     if args.json:
         print(json.dumps({"plan": asdict(plan), "measured": [asdict(m) for m in found], "file": str(file)}))

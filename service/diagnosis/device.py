@@ -29,7 +29,7 @@ def gpu(settings: "Settings") -> Iterator[Finding]:
         from service.runtime.providers import gpu_name
 
         try:
-            yield Finding("GPU", "ok", f"{settings.gpu} is {gpu_name(settings.gpu)}")
+            yield Finding("GPU", "ok", ", ".join(f"{gpu} is {gpu_name(gpu)}" for gpu in settings.gpus))
         except LikenessError as error:
             yield Finding("GPU", "fail" if asked else "warn", error.message)
     if asked and not gpu_set:
@@ -42,12 +42,14 @@ def gpu(settings: "Settings") -> Iterator[Finding]:
 
 def provider(settings: "Settings") -> Iterator[Finding]:
     """Which of ONNX Runtime's execution providers it comes to."""
+    from service.runtime.fleet import devices_for
     from service.runtime.providers import prepare
     from service.runtime.sessions import choose_provider
 
     try:
-        chosen = choose_provider(settings.provider, settings.gpu)
-        device = prepare(chosen, settings.gpu)
+        devices = devices_for(settings.provider, settings.gpus)
+        chosen = choose_provider(settings.provider, devices[0])
+        device = " and ".join(dict.fromkeys(prepare(chosen, gpu) for gpu in devices))
     except LikenessError as error:
         yield Finding("provider", "fail", error.message, "Set LIKENESS_PROVIDER (or --provider) to one that is here.")
         return

@@ -52,7 +52,7 @@ def tuning(settings: "Settings") -> Iterator[Finding]:
     threads = settings.threads if "threads" in settings.model_fields_set else None
     try:
         card = open_bundle(locate(settings.bundle, settings.data_dir)).card
-        plan = plan_for(settings.data_dir, card, settings.provider, threads)
+        plan = plan_for(settings.data_dir, card, settings.provider, threads, settings.gpus[0])
     except LikenessError as error:
         yield Finding("tuning", "warn", f"not known: {error.message}")
         return

@@ -3,14 +3,14 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.runtime.bundle import Bundle
-from service.runtime.networks import Provider, RuntimeOptions, available_cores, choose_provider, open_networks
+from service.runtime.networks import CPU, RuntimeOptions, available_cores, choose_provider, open_networks
 from service.runtime.tuning import Plan, plan_of
 
 # What differs by less is noise, and then the simpler plan is the better one: fewer threads, smaller batches.
@@ -35,17 +35,21 @@ class Measured:
     rate: float
 
 
-def measure(bundle: Bundle, provider: Provider, seconds: float) -> tuple[Plan, list[Measured]]:
-    """The best plan, and all that was measured for it, each way for ``seconds`` in each of two rounds."""
+def measure(bundle: Bundle, wanted: RuntimeOptions, seconds: float) -> tuple[Plan, list[Measured]]:
+    """The best plan, and all that was measured for it, each way for ``seconds`` in each of two rounds.
+
+    Args:
+        wanted: where the networks run; its threads are not looked at.
+    """
     cores = available_cores()
-    on_cpu = choose_provider(provider) == "CPUExecutionProvider"
+    on_cpu = choose_provider(wanted.provider, wanted.gpu) == CPU
     batches = (1, 2, 4, 8) if on_cpu else (1, 8, 16, 32, 64)
     ways = [(t, max(1, cores // t)) for t in _powers_of_two(cores)] if on_cpu else [(1, 1), (1, 2)]
     side = bundle.card.contract.alignment.size
     runs: dict[tuple[str, int, int, int], tuple[Network, Images]] = {}
     rng = np.random.default_rng(0)
     for threads in dict.fromkeys(threads for threads, _ in ways):
-        options = RuntimeOptions(provider, threads)
+        options = replace(wanted, threads=threads)
         networks: tuple[Network, Network] = open_networks(
             bundle.detector, bundle.embedder, bundle.card.contract, options
         )

@@ -1,7 +1,9 @@
 """The two networks of a bundle as plain functions on numpy arrays."""
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
@@ -13,11 +15,12 @@ from numpy.typing import NDArray
 from service.cores import available_cores
 from service.errors import BundleError, DeviceError
 from service.runtime.card import EmbeddingContract
-from service.runtime.device_buffers import BoundSession
-from service.runtime.providers import CPU, Provider, RuntimeOptions, Shapes, prepare
+from service.runtime.device_buffers import BoundSession, Captured, Device
+from service.runtime.providers import CPU, CUDA, Provider, RuntimeOptions, Shapes, prepare
 from service.runtime.sessions import choose_provider, computing_provider, open_session
 
 __all__ = [
+    "CPU",
     "METADATA_CONTRACT",
     "METADATA_FUSION",
     "DetectorNetwork",
@@ -40,6 +43,11 @@ EMBEDDER_OUTPUTS = ("embedding", "feature_norm")
 # the detector are at most 1280 pixels wide and high.
 DETECTOR_SHAPES = Shapes("images", (1, 32, 32, 3), (1, 640, 640, 3), (8, 1280, 1280, 3))
 LARGEST_GPU_EMBEDDING_BATCH = 64
+# The detector's windows and views of one size; of whole photos hardly two have the same.
+DETECTOR_GRAPHS = Captured((1, 2, 4, 8), 384)
+EMBEDDER_GRAPHS = Captured((1, 2, 4, 8, 16, 32, LARGEST_GPU_EMBEDDING_BATCH), 384)
+
+log = logging.getLogger(__name__)
 
 Run: TypeAlias = Callable[[NDArray[np.uint8]], list[NDArray[Any]]]
 
@@ -100,8 +108,8 @@ def open_networks(
     with ExitStack() as stack:
         # On the CPU there is nothing to find out: no other provider is offered to those sessions.
         profile = None if provider == CPU else _folder(stack)
-        detector = open_session(detector_model, "detector", provider, options, shapes[0], profile)
-        embedder = open_session(embedder_model, "embedder", provider, options, shapes[1], profile)
+        detector, detector_graphs = _open(detector_model, "detector", provider, options, shapes[0], profile)
+        embedder, embedder_graphs = _open(embedder_model, "embedder", provider, options, shapes[1], profile)
         _expect(detector, "detector", [shapes[0].name], DETECTOR_OUTPUTS)
         _expect(embedder, "embedder", [shapes[1].name], EMBEDDER_OUTPUTS)
         _expect_contract(embedder, contract)
@@ -111,11 +119,19 @@ def open_networks(
                 computing_provider(detector, "detector", provider, shapes[0]),
                 computing_provider(embedder, "embedder", provider, shapes[1]),
             )
+    if provider == CPU:
+        return (
+            DetectorNetwork(_plain(detector, DETECTOR_OUTPUTS), found[0]),
+            EmbedderNetwork(_plain(embedder, EMBEDDER_OUTPUTS), found[1], contract.dimension),
+        )
+    gpu = Device("cuda", options.gpu)
+    bound = (
+        BoundSession(detector, DETECTOR_OUTPUTS, gpu, DETECTOR_GRAPHS if detector_graphs else None),
+        BoundSession(embedder, EMBEDDER_OUTPUTS, gpu, EMBEDDER_GRAPHS if embedder_graphs else None),
+    )
     return (
-        DetectorNetwork(_runner(detector, DETECTOR_OUTPUTS, provider, options.gpu, shapes[0]), found[0]),
-        EmbedderNetwork(
-            _runner(embedder, EMBEDDER_OUTPUTS, provider, options.gpu, shapes[1]), found[1], contract.dimension
-        ),
+        DetectorNetwork(in_parts(bound[0], shapes[0].largest[0]), found[0]),
+        EmbedderNetwork(in_parts(bound[1], shapes[1].largest[0]), found[1], contract.dimension),
     )
 
 
@@ -144,10 +160,21 @@ def in_parts(run: Run, most: int) -> Run:
     return run_parts
 
 
-def _runner(session: ort.InferenceSession, outputs: Sequence[str], provider: str, gpu: int, shapes: Shapes) -> Run:
-    if provider == CPU:
-        return lambda images: list(session.run(outputs, {shapes.name: images}))
-    return in_parts(BoundSession(session, outputs, "cuda", gpu), shapes.largest[0])
+def _open(
+    model: bytes, role: str, provider: str, options: RuntimeOptions, shapes: Shapes, profile: Path | None
+) -> tuple[ort.InferenceSession, bool]:
+    """A session, and whether it can capture CUDA graphs. ONNX Runtime refuses to open one that it cannot capture."""
+    if provider == CUDA and options.graphs:
+        try:
+            return open_session(model, role, provider, options, shapes, profile), True
+        except DeviceError as error:
+            log.warning("The %s is run without CUDA graphs: %s", role, error.message)
+    return open_session(model, role, provider, replace(options, graphs=False), shapes, profile), False
+
+
+def _plain(session: ort.InferenceSession, outputs: Sequence[str]) -> Run:
+    name = session.get_inputs()[0].name
+    return lambda images: list(session.run(outputs, {name: images}))
 
 
 def _embedder_shapes(size: int) -> Shapes:

@@ -42,6 +42,8 @@ class RuntimeOptions:
             only on an otherwise idle machine and, spinning, costs twice its time on a busy one.
         gpu: which GPU, as CUDA numbers them.
         gpu_memory_mib: ceiling of what the two networks may hold on the GPU, half for each; 0 for none.
+        graphs: whether runs of shapes that come often are captured as CUDA graphs. Of such a session every run must
+            say which graph it is, see ``device_buffers``.
         engines: folder in which TensorRT keeps what it has built; without one it builds at every start.
     """
 
@@ -49,6 +51,7 @@ class RuntimeOptions:
     threads: int = 1
     gpu: int = 0
     gpu_memory_mib: int = 4096
+    graphs: bool = False
     engines: Path | None = None
 
 
@@ -121,6 +124,8 @@ def cuda_options(options: RuntimeOptions) -> Options:
         # TF32 has 10 bits of mantissa.
         "use_tf32": "0",
     }
+    if options.graphs:
+        chosen["enable_cuda_graph"] = "1"
     if options.gpu_memory_mib:
         chosen["gpu_mem_limit"] = str(options.gpu_memory_mib * MIB // 2)
     return chosen

@@ -11,6 +11,7 @@ import onnxruntime as ort
 
 from service.cores import available_cores
 from service.errors import BundleError, DeviceError
+from service.runtime.device_buffers import run_options
 from service.runtime.placement import ran_on, read_profile
 from service.runtime.providers import (
     COMPUTES,
@@ -104,7 +105,7 @@ def computing_provider(session: ort.InferenceSession, role: str, provider: str, 
     """
     feeds = {shapes.name: np.zeros(shapes.usual, np.uint8)}
     try:
-        session.run(None, feeds)
+        session.run(None, feeds, run_options())
     except Exception as error:
         raise DeviceError(f"The {role} does not run on {provider}: {error}") from error
     return ran_on(role, read_profile(Path(session.end_profiling())), COMPUTES[provider])

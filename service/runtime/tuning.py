@@ -15,7 +15,8 @@ import onnxruntime as ort
 from service.errors import InvalidRequest
 from service.runtime.batcher import BatchLimits
 from service.runtime.card import Card
-from service.runtime.networks import Provider, available_cores, choose_provider
+from service.runtime.networks import CPU, Provider, available_cores, choose_provider
+from service.runtime.providers import gpu_name
 
 # Where nothing was measured, on a GPU: its memory allows it, and a fuller batch is never a slower one.
 _GPU_BATCH, _GPU_AT_ONCE = 32, 2
@@ -61,36 +62,38 @@ def plan_of(threads: int, detector_batch: int, embedder_batch: int, at_once: int
     )
 
 
-def safe_plan(provider: Provider, threads: int) -> Plan:
+def safe_plan(provider: Provider, threads: int, gpu: int = 0) -> Plan:
     """On the CPU a run for each core and no batches; 0 ``threads`` are one a core."""
-    if choose_provider(provider) != "CPUExecutionProvider":
+    if choose_provider(provider, gpu) != "CPUExecutionProvider":
         return plan_of(1, _GPU_BATCH, _GPU_BATCH, _GPU_AT_ONCE, measured=False)
     threads = threads or available_cores()
     return plan_of(threads, 1, 1, max(1, available_cores() // threads), measured=False)
 
 
-def plan_for(data_dir: Path, card: Card, provider: Provider, threads: int | None) -> Plan:
+def plan_for(data_dir: Path, card: Card, provider: Provider, threads: int | None, gpu: int = 0) -> Plan:
     """The plan measured here for this bundle, or the safe one.
 
     Args:
         threads: in one run of a network; None leaves it to the plan. A measured plan for other threads is not used.
+        gpu: that it would run on; the plan is for one.
 
     Raises:
         DeviceError: see ``choose_provider``.
         InvalidRequest: the file of the plan is damaged.
     """
-    file = plan_file(data_dir, card, provider)
+    file = plan_file(data_dir, card, provider, gpu)
     if file.is_file():
         plan = _read(file)
         if threads in (None, plan.threads):
             return plan
-    return safe_plan(provider, 1 if threads is None else threads)
+    return safe_plan(provider, 1 if threads is None else threads, gpu)
 
 
-def plan_file(data_dir: Path, card: Card, provider: Provider) -> Path:
-    """Where the plan of this machine and these networks lies: another processor or runtime makes it another one."""
+def plan_file(data_dir: Path, card: Card, provider: Provider, gpu: int = 0) -> Path:
+    """Where the plan of this machine and these networks lies: another processor, GPU or runtime makes it another."""
+    chosen = choose_provider(provider, gpu)
     about = (
-        *(choose_provider(provider), ort.__version__, _processor(), available_cores()),
+        *(chosen if chosen == CPU else f"{chosen} {gpu_name(gpu)}", ort.__version__, _processor(), available_cores()),
         *(card.detector.sha256, card.embedder.sha256),
     )
     return data_dir / "tuning" / f"{card.name}-{hashlib.sha256(repr(about).encode()).hexdigest()[:12]}.json"

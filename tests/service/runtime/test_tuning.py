@@ -8,7 +8,7 @@ from service.errors import InvalidRequest
 from service.runtime.batcher import BatchLimits
 from service.runtime.bundle import Bundle
 from service.runtime.measure import Measured, choose, measure
-from service.runtime.networks import available_cores
+from service.runtime.networks import RuntimeOptions, available_cores
 from service.runtime.tuning import Plan, keep, plan_file, plan_for, safe_plan
 
 
@@ -56,7 +56,7 @@ def test_the_fastest_way_is_chosen_and_what_is_noise_is_not() -> None:
 
 
 def test_all_ways_are_measured_with_the_real_networks(bundle: Bundle) -> None:
-    plan, found = measure(bundle, "cpu", 0.01)
+    plan, found = measure(bundle, RuntimeOptions("cpu"), 0.01)
     assert {m.network for m in found} == {"detector", "embedder"}
     assert {m.batch for m in found} == {1, 2, 4, 8}
     assert {m.threads for m in found} >= {1, available_cores()}
