@@ -1,8 +1,8 @@
 """What the service can do with photos, independent of how it is asked; the HTTP routes and the command line call it."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -43,11 +43,16 @@ class FoundFace:
 
 @dataclass(frozen=True)
 class Subject:
-    """The one person that a photo is about, and how many faces the photo shows in all."""
+    """The one person that a photo is about, and how many faces the photo shows in all.
+
+    Attributes:
+        others: embeddings of the same face by other bundles, (d,) of unit length, by their contracts.
+    """
 
     found: FoundFace
     embedded: EmbeddedFace
     faces_found: int
+    others: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,15 +89,20 @@ class Engine:
         self.thresholds = Thresholds(card.calibration)
         self.providers = providers
         self.photo_threads = photo_threads or available_cores()
-        self._decoders = decoders
+        self.decoders = decoders
+
+    @property
+    def contract(self) -> str:
+        """The digest of everything that changes an embedding."""
+        return self.card.embedding_contract
 
     def warm_up(self) -> None:
         """Run both networks once, so that the first request does not pay for their allocations; wait for decoders."""
         size = self.card.contract.alignment.size
         self.recognizer.detect(Image(np.zeros((256, 256, 3), np.uint8)))
         self.recognizer.embed_crops([np.zeros((size, size, 3), np.uint8)] * 2)
-        if self._decoders is not None:
-            self._decoders.warm_up()
+        if self.decoders is not None:
+            self.decoders.warm_up()
 
     def detect(self, content: bytes) -> tuple[Image, list[FoundFace]]:
         """All faces of an encoded photo, largest first."""
@@ -106,8 +116,31 @@ class Engine:
         embedded = self._embedded(image, faces)
         return image, [(_measured(e), e) for e in embedded]
 
-    def subject(self, content: bytes, policy: OneFacePolicy, name: str, quality: QualityPolicy = "off") -> Subject:
+    def embed_again(self, image: Image, embedded: Sequence[EmbeddedFace], finder: "Engine") -> NDArray[np.float32]:
+        """Faces that the bundle ``finder`` has found, under this bundle's contract: (k, d), in their order.
+
+        Where both align alike, the crop that is there is embedded; else it is cut out anew from the same landmarks.
+        """
+        if not embedded:
+            return np.zeros((0, self.card.contract.dimension), np.float32)
+        alike = self.card.contract.alignment == finder.card.contract.alignment
+        with stage("align"):
+            crops = [face.crop if alike else self.recognizer.crop(image, face.face) for face in embedded]
+        with stage("embed"):
+            return self.recognizer.embed_crops(crops)[0]
+
+    def subject(
+        self,
+        content: bytes,
+        policy: OneFacePolicy,
+        name: str,
+        quality: QualityPolicy = "off",
+        others: Sequence["Engine"] = (),
+    ) -> Subject:
         """The one person that an encoded photo is about; ``name`` stands for the photo in error messages.
+
+        Args:
+            others: bundles under whose contracts the face is embedded, too.
 
         Raises:
             UnusableInput: no face, several, or one below the limits of the ``quality`` policy.
@@ -116,7 +149,8 @@ class Engine:
         [embedded] = self._embedded(image, [face])
         found = _measured(embedded)
         require_quality(found.quality, quality, self.card.calibration, name)
-        return Subject(found, embedded, faces_found)
+        again = {other.contract: other.embed_again(image, [embedded], self)[0] for other in others}
+        return Subject(found, embedded, faces_found, again)
 
     def compare(self, a: Sequence[float], b: Sequence[float], contract: str, point: OperatingPoint) -> Comparison:
         """Two embeddings made earlier.
@@ -192,40 +226,46 @@ def cosine(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
     return float(np.clip(np.dot(a.astype(np.float64), b.astype(np.float64)), -1.0, 1.0))
 
 
-def load_engine(settings: Settings, strangers: bool = False) -> Engine:
+def load_engine(
+    settings: Settings, strangers: bool = False, bundle: str | None = None, beside: Engine | None = None
+) -> Engine:
     """Open the bundle that ``settings`` name, on the provider they name.
 
     Args:
         strangers: photos come from strangers, so that they are decoded in processes of their own.
+        bundle: another one in its place, by name or folder.
+        beside: an engine that is there already, whose decoders are used.
 
     Raises:
         BundleError, DeviceError: see ``service.runtime``.
     """
     # Photos are worked on side by side, a thread each; OpenCV's own threads would only get in their way.
     cv2.setNumThreads(1)
-    bundle = open_bundle(locate(settings.bundle, settings.data_dir))
-    contract = bundle.card.contract
+    opened = open_bundle(locate(bundle or settings.bundle, settings.data_dir))
+    contract = opened.card.contract
     threads = settings.threads if "threads" in settings.model_fields_set else None
     gpus = devices_for(settings.provider, settings.gpus)
-    plan = plan_for(settings.data_dir, bundle.card, settings.provider, threads, gpus[0])
+    plan = plan_for(settings.data_dir, opened.card, settings.provider, threads, gpus[0])
     log.info("%s", plan)
     pairs = [
-        open_networks(bundle.detector, bundle.embedder, contract, runtime_options(settings, gpu, plan.threads))
+        open_networks(opened.detector, opened.embedder, contract, runtime_options(settings, gpu, plan.threads))
         for gpu in gpus
     ]
     detector, embedder = pairs[0]
     options = RecognitionOptions(
         max_pixels=settings.max_pixels,
         min_face_size=settings.min_face_size,
-        tilt=TiltOptions() if bundle.card.straighten else None,
+        tilt=TiltOptions() if opened.card.straighten else None,
     )
     photo_threads = len(pairs) * plan.photo_threads
-    decoders = Decoders(photo_threads, settings.max_pixels) if strangers else None
+    decoders = beside.decoders if beside is not None else None
+    if strangers and decoders is None:
+        decoders = Decoders(photo_threads, settings.max_pixels)
     networks = shared(pairs, NetworkBatches(plan.detector, plan.embedder))
     recognizer = Recognizer(
         *networks, contract.alignment.template, contract.alignment.size, options, decoders or decode
     )
-    return Engine(bundle.card, recognizer, (detector.provider, embedder.provider), photo_threads, decoders)
+    return Engine(opened.card, recognizer, (detector.provider, embedder.provider), photo_threads, decoders)
 
 
 def runtime_options(settings: Settings, gpu: int, threads: int = 1) -> RuntimeOptions:

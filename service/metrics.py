@@ -84,14 +84,14 @@ SEARCH_SIMILARITY = Histogram(
 # Known when they are asked for: see service.api.figures.
 INFO = Gauge(
     "likeness_info",
-    "What runs here; always 1.",
+    "What runs here, a line for each bundle; always 1.",
     ["version", "bundle", "bundle_version", "embedding_contract", "detector", "embedder", "search"],
     registry=REGISTRY,
 )
 READY = Gauge("likeness_ready", "1 when /v1/health/ready says 200.", registry=REGISTRY)
 GALLERIES = Gauge(
     "likeness_galleries",
-    "Galleries, by the contract of their templates: own of this bundle, other of another one.",
+    "Galleries, by the contract of their templates: own of a bundle that is loaded, other of another one.",
     ["contract"],
     registry=REGISTRY,
 )
@@ -100,6 +100,12 @@ FACES = Gauge("likeness_faces", "Enrolled faces in all galleries.", registry=REG
 # A label for each gallery would be a time series for each, and its id in a system that keeps it.
 LARGEST_GALLERY_FACES = Gauge("likeness_largest_gallery_faces", "Faces of the largest gallery.", registry=REGISTRY)
 GALLERIES_LOADING = Gauge("likeness_galleries_loading", "Galleries that cannot be searched yet.", registry=REGISTRY)
+MIGRATIONS = Gauge(
+    "likeness_migrations", "Galleries that are moved to another bundle, by phase.", ["phase"], registry=REGISTRY
+)
+REEMBEDDED = Counter(
+    "likeness_migration_faces", "Faces embedded under the new contract of their gallery.", registry=REGISTRY
+)
 INDEX_LAG_FACES = Gauge(
     "likeness_index_lag_faces",
     "Faces that the store has and searches do not see, or the other way round.",

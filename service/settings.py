@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -19,6 +20,10 @@ SETTINGS_FILE = "likeness.toml"
 _SECRET = ("master_key", "database_url")
 
 
+def _names(value: object) -> object:
+    return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+
 class Settings(BaseSettings):
     """Everything an operator can choose."""
 
@@ -28,6 +33,12 @@ class Settings(BaseSettings):
 
     data_dir: Annotated[Path, Field(description="where bundles and downloads live")] = Path("data")
     bundle: Annotated[str, Field(min_length=1, description="name or folder of the bundle")] = "open"
+    also: Annotated[
+        tuple[str, ...],
+        NoDecode,
+        BeforeValidator(_names),
+        Field(description="bundles that are loaded beside it for galleries of theirs; several with commas between"),
+    ] = ()
     host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")] = 8000
     provider: Annotated[

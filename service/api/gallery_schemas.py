@@ -17,12 +17,14 @@ from pydantic import (
 )
 
 from service.api.bodies import Photo, RequestBody
-from service.api.schemas import Box, Extrapolate, Fmr, RawThreshold
+from service.api.schemas import Box, CompareAnswer, Extrapolate, Fmr, RawThreshold
 from service.decision.curve import Interval
 from service.decision.quality_policy import QualityPolicy
 from service.decision.searches import SearchPoint, Wanted
-from service.gallery.candidates import Candidate
+from service.decision.two_spaces import Rule
+from service.engine import Comparison
 from service.gallery.records import FaceRecord, GalleryRecord, PersonRecord
+from service.identification import Ranked
 from service.recognition.select import FacePolicy, OneFacePolicy
 
 Text = Annotated[str, Field(max_length=1000)]
@@ -234,6 +236,14 @@ class GallerySize(BaseModel):
     faces: int
 
 
+class VerifyPersonAnswer(CompareAnswer):
+    embedding_contract: Annotated[str, Field(description="under which the person was compared")]
+
+    @classmethod
+    def of_person(cls, comparison: Comparison, contract: str) -> "VerifyPersonAnswer":
+        return cls(**CompareAnswer.of(comparison).model_dump(), embedding_contract=contract)
+
+
 class SearchPointOut(BaseModel):
     threshold: float
     fmr: float | None
@@ -249,28 +259,55 @@ class SearchPointOut(BaseModel):
         return cls(**vars(point))
 
 
+class SpaceOut(BaseModel):
+    """How the persons are decided on who are compared under one contract, while a gallery is moved to another."""
+
+    embedding_contract: str
+    persons: Annotated[int, Field(description="who were compared under it")]
+    operating_point: SearchPointOut
+
+    @classmethod
+    def of(cls, rule: Rule) -> "SpaceOut":
+        return cls(
+            embedding_contract=rule.part.contract,
+            persons=rule.part.persons,
+            operating_point=SearchPointOut.of(rule.point),
+        )
+
+
 class CandidateOut(BaseModel):
     person_id: str
     face_id: Annotated[str, Field(description="of the person's faces, the one most similar to the probe")]
     name: str | None
     similarity: Annotated[float, Field(description="cosine of the probe and the mean of the person's faces")]
     rank: int
+    embedding_contract: Annotated[str, Field(description="of the embeddings that the similarity is of")]
+    fmr: Annotated[
+        float | None,
+        Field(description="how often a stranger is as similar; only while the gallery is moved to another bundle"),
+    ] = None
 
     @classmethod
-    def of(cls, found: Candidate) -> "CandidateOut":
+    def of(cls, ranked: Ranked) -> "CandidateOut":
+        found = ranked.found
         return cls(
             person_id=found.person.id,
             face_id=found.face_id,
             name=found.person.name,
             similarity=found.similarity,
-            rank=found.rank,
+            rank=ranked.rank,
+            embedding_contract=ranked.contract,
+            fmr=ranked.fmr,
         )
 
 
 class ProbeOut(BaseModel):
     box: Box | None
     decision: Literal["identified", "unknown"]
-    margin: Annotated[float | None, Field(description="similarity of the first candidate less that of the second")]
+    margin: Annotated[
+        float | None,
+        Field(description="similarity of the first candidate less that of the second, both of one contract"),
+    ]
     ambiguous: Annotated[bool, Field(description="two persons reach the threshold and are close together")]
     candidates: list[CandidateOut]
 
@@ -279,4 +316,11 @@ class SearchAnswer(BaseModel):
     gallery: str
     gallery_size: GallerySize
     operating_point: SearchPointOut
+    spaces: Annotated[
+        list[SpaceOut] | None,
+        Field(
+            description="while the gallery is moved to another bundle: those in which somebody was compared; threshold "
+            "and fmr of operating_point are those of the first, fpir and fnir of all together"
+        ),
+    ] = None
     probes: list[ProbeOut]

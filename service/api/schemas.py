@@ -13,7 +13,7 @@ from service.decision.thresholds import OperatingPoint
 from service.engine import Comparison, FoundFace, Subject
 from service.recognition.select import FacePolicy, OneFacePolicy, box_details
 from service.recognition.types import EmbeddedFace
-from service.runtime.card import Calibration
+from service.runtime.card import Calibration, Card
 
 Fmr = Annotated[float, Field(gt=0, lt=1, description="false match rate; the threshold follows from the calibration")]
 Extrapolate = Annotated[
@@ -199,6 +199,26 @@ class BundleOut(BaseModel):
     commercial_use: bool
 
 
+class LoadedBundleOut(BundleOut):
+    """A bundle that serves the galleries of its contract."""
+
+    embedding_contract: str
+    embedding_dimension: int
+    calibration_id: str | None
+
+    @classmethod
+    def of(cls, card: Card) -> "LoadedBundleOut":
+        return cls(
+            name=card.name,
+            version=card.version,
+            licence=card.licence.spdx,
+            commercial_use=card.licence.commercial_use,
+            embedding_contract=card.embedding_contract,
+            embedding_dimension=card.contract.dimension,
+            calibration_id=card.calibration.calibration_id if card.calibration else None,
+        )
+
+
 class AlignmentOut(BaseModel):
     """What the embedder sees of a face: the similarity transform that brings the five landmarks closest to these."""
 
@@ -257,6 +277,7 @@ class SearchOut(BaseModel):
 class InfoAnswer(BaseModel):
     version: str
     bundle: BundleOut
+    bundles: Annotated[list[LoadedBundleOut], Field(description="all that are loaded, the default one first")]
     embedding_contract: str
     embedding_dimension: int
     alignment: AlignmentOut

@@ -15,7 +15,8 @@ from service.cli.options import settings_of
 from service.cli.places import guarding
 from service.cli.server import server_of
 from service.cli.stores import open_store
-from service.engine import Engine, load_engine
+from service.engine import load_engine
+from service.engines import Engines
 from service.errors import InvalidRequest, Unavailable
 from service.gallery.gallery import Galleries
 from service.gallery.index import search_device
@@ -30,6 +31,13 @@ def add_command(commands: Any, local: argparse.ArgumentParser) -> None:
     """Register the sub-command."""
     command = commands.add_parser("serve", parents=[local], help="serve over HTTP")
     command.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
+    command.add_argument(
+        "--also",
+        metavar="BUNDLE",
+        action="append",
+        help="another bundle, for galleries of its contract; may be given again (those of the data folder that "
+        "galleries need are loaded without)",
+    )
     command.add_argument("--port", type=int, help="port to listen on, 0 for a free one (default: 8000)")
     command.add_argument("--max-waiting", type=int, help="photos that may wait for a core before 429 (default: 64)")
     command.add_argument("--drain-s", type=float, help="seconds of service after SIGTERM (default: 1)")
@@ -58,6 +66,7 @@ def _serve(settings: Settings) -> int:
         )
     engine = load_engine(settings, strangers=True)
     blas.one_thread_each()
+    engines = Engines(engine, settings)
     card = engine.card
     log.info(
         "bundle %s %s, weights under %s, detector on %s, embedder on %s",
@@ -68,6 +77,8 @@ def _serve(settings: Settings) -> int:
     )
     if not card.licence.commercial_use:
         log.warning("The weights of bundle %s are not licensed for commercial use.", card.name)
+    for bundle in settings.also:
+        engines.load(bundle)
     # uvicorn drains and then sends itself the signal again: this ends the process, but not before the store is closed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     own_memory.keep_private()
@@ -76,7 +87,7 @@ def _serve(settings: Settings) -> int:
         with guarding(settings, store.keys) as guard:
             device = search_device(settings.provider, settings.gpus[0])
             galleries = Galleries(store, card.embedding_contract, card.contract.dimension, device)
-            _listen(engine, settings, galleries, guard)
+            _listen(engines, settings, galleries, guard)
     finally:
         store.close()
     return 0
@@ -89,7 +100,7 @@ def _loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _listen(engine: Engine, settings: Settings, galleries: Galleries, guard: Guard) -> None:
+def _listen(engines: Engines, settings: Settings, galleries: Galleries, guard: Guard) -> None:
     failures: list[Exception] = []
 
     def stop(error: Exception) -> None:
@@ -99,7 +110,7 @@ def _listen(engine: Engine, settings: Settings, galleries: Galleries, guard: Gua
     def draining() -> None:
         app.state.draining = True
 
-    app = create_app(engine, settings, galleries, failed=stop, guard=guard)
+    app = create_app(engines, settings, galleries, failed=stop, guard=guard)
     server = server_of(app, settings.drain_s, draining, host=settings.host, port=settings.port, log_level="info")
     try:
         server.run()

@@ -62,6 +62,11 @@ class Curve:
         """Of any thresholds: 1 where they are laxer than all measured ones, the tail's last rate where stricter."""
         return self._points.fmrs_at(thresholds)
 
+    def log_fmr_beyond(self, threshold: float) -> float:
+        """log10 FMR at any threshold, in a straight line on from both ends of what is known: to compare two
+        similarities by, not to tell anybody."""
+        return self._points.log_fmr_beyond(threshold)
+
     def _point(self, threshold: float, fmr: float, extrapolated: bool) -> CurvePoint:
         fnmr = self._points.fnmr_at(threshold)
         intervals = self._points.intervals_at(fmr, fnmr)
@@ -93,6 +98,17 @@ class _Points:
         rates: NDArray[np.float64] = 10 ** np.interp(thresholds, self._rates_at, self._log_rates, left=0.0)
         return rates
 
+    def log_fmr_beyond(self, threshold: float) -> float:
+        at, rates = self._rates_at, self._log_rates
+        if threshold < at[0]:
+            # As steep as the first tenfold.
+            far = min(int(np.searchsorted(-rates, 1 - rates[0])), len(at) - 1)
+            return float(rates[0] - _steepness(at[0], rates[0], at[far], rates[far]) * (threshold - at[0]))
+        if threshold > at[-1]:
+            near = max(int(np.searchsorted(-rates, -rates[-1] - 1)) - 1, 0)
+            return float(rates[-1] - _steepness(at[near], rates[near], at[-1], rates[-1]) * (threshold - at[-1]))
+        return float(np.interp(threshold, at, rates))
+
     def fnmr_at(self, threshold: float) -> float:
         return float(np.interp(threshold, self._threshold, self._fnmr))
 
@@ -103,3 +119,8 @@ class _Points:
         low, high, fnmr_low, fnmr_high = (float(np.interp(at, -self._log_fmr, row)) for row in self._ratios)
         fnmr = max(fnmr, 1e-12)
         return (low * fmr, min(high * fmr, 1.0)), (fnmr_low * fnmr, min(fnmr_high * fnmr, 1.0))
+
+
+def _steepness(first: float, log_rate: float, last: float, log_last: float) -> float:
+    """How much log10 FMR falls for each 1 of the threshold; above 0, so that no two similarities become equal."""
+    return max((log_rate - log_last) / max(last - first, 1e-9), 1e-3)

@@ -53,7 +53,9 @@ class Wanted:
     extrapolate: bool = False
 
 
-def choose_search_point(thresholds: Thresholds, sizes: Sizes, wanted: Wanted) -> SearchPoint:
+def choose_search_point(
+    thresholds: Thresholds, sizes: Sizes, wanted: Wanted, default_fpir: float = DEFAULT_FPIR
+) -> SearchPoint:
     """The operating point for a search of these persons.
 
     Without a rate: FPIR 1 %, or where so large a gallery is beyond the calibration, its strictest point; the answer
@@ -61,6 +63,7 @@ def choose_search_point(thresholds: Thresholds, sizes: Sizes, wanted: Wanted) ->
 
     Args:
         sizes: how many of the persons searched have how many photos.
+        default_fpir: where ``wanted`` names no rate.
 
     Raises:
         InvalidRequest: more than one of ``fpir``, ``fmr`` and ``threshold``.
@@ -81,7 +84,7 @@ def choose_search_point(thresholds: Thresholds, sizes: Sizes, wanted: Wanted) ->
         point = thresholds.choose(wanted.fmr, wanted.threshold, wanted.extrapolate)
     else:
         highest = curve.end if wanted.extrapolate else curve.strictest
-        threshold = searched.threshold_for(DEFAULT_FPIR if wanted.fpir is None else wanted.fpir, highest)
+        threshold = searched.threshold_for(default_fpir if wanted.fpir is None else wanted.fpir, highest)
         if wanted.fpir is None and not wanted.extrapolate:
             threshold = min(threshold, curve.strictest)
         if threshold > highest:

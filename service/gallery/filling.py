@@ -1,20 +1,30 @@
 """Bringing a segment to what the store has: all of it at the start, or what was missed since."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.gallery.records import Templates
 from service.gallery.segment import Segment
-from service.gallery.store import Store
 from service.gallery.vectors import Keys
 
 # Faces of persons with several that are made searchable together.
 PIECE = 8192
 
 
-def catch_up(segment: Segment, store: Store, gallery_key: int, told: Callable[[int], object] = lambda _: None) -> None:
+class Templated(Protocol):
+    """Where the templates of a gallery come from: the ``Store``, or one space of it."""
+
+    def face_keys(self, gallery_key: int) -> tuple[Keys, Keys]: ...
+
+    def templates(self, gallery_key: int, after: int = 0) -> Iterator[Templates]: ...
+
+
+def catch_up(
+    segment: Segment, store: Templated, gallery_key: int, told: Callable[[int], object] = lambda _: None
+) -> None:
     """Bring a segment, which nobody else changes, to what the store has: by the difference, all of it at first.
 
     Searches go on meanwhile. Raises GalleryNotFound.

@@ -21,6 +21,7 @@ class GalleryRecord:
         revision: grows with every change of its faces.
         persons, faces: how many there are.
         retention_days: persons are erased so long after they were made; None: never.
+        template_slot: which table has the templates of ``embedding_contract``.
     """
 
     key: int
@@ -34,6 +35,7 @@ class GalleryRecord:
     faces: int
     created_at: datetime
     retention_days: int | None = None
+    template_slot: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,13 +70,22 @@ class FaceRecord:
 class NewFace:
     """A face to enrol: ``id`` the caller's or None to have one made; ``embedding`` float32 (d,) of unit length.
 
-    ``crop`` is the aligned face, uint8 (112, 112, 3), where crops are to be kept.
+    Attributes:
+        crop: the aligned face, uint8 (112, 112, 3), where crops are to be kept.
+        contract: under which ``embedding`` was made; None for the gallery's pinned one.
+        others: embeddings of the same face under further contracts, by these.
     """
 
     embedding: NDArray[np.float32]
     id: str | None = None
     facts: Mapping[str, object] = field(default_factory=dict)
     crop: NDArray[np.uint8] | None = None
+    contract: str | None = None
+    others: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+
+    def embeddings(self, pinned: str) -> Mapping[str, NDArray[np.float32]]:
+        """All of them by contract, in a gallery that is pinned to ``pinned``."""
+        return {**self.others, self.contract or pinned: self.embedding}
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,11 @@ class Segment:
         with self._lock.reading():
             return self._rows.faces()
 
+    def owners(self, faces: Keys) -> Keys:
+        """The persons of those of ``faces``, int64 (n,), that are there, in no order."""
+        with self._lock.reading():
+            return self._rows.persons[self._rows.rows_with(faces)]
+
     def add(self, templates: Templates) -> None:
         """Make faces searchable: when this returns, every search sees them.
 

@@ -37,6 +37,13 @@ class SegmentSearch:
         searched = gallery.persons if persons is None else len(persons)
         return SearchResult(searched, gallery.faces, self.segment.sizes(persons), tuple(map(tuple, found)))
 
+    def among(
+        self, probes: NDArray[np.float32], top_k: int, persons: NDArray[np.int64]
+    ) -> tuple[tuple[Candidate, ...], ...]:
+        """The candidates of each probe among these persons, by their keys."""
+        SEARCHES.labels("memory", "exact").inc(len(probes))
+        return tuple(map(tuple, self._candidates(Question(probes, top_k), persons)))
+
     def _persons(self, gallery: str, where: Metadata | None) -> NDArray[np.int64] | None:
         return None if where is None else self._store.person_keys(gallery, where)
 
@@ -105,13 +112,13 @@ class Segments:
 
     exact = True
 
-    def __init__(self, store: Store, dimension: int, device: str = "cpu") -> None:
+    def __init__(self, store: Store, device: str = "cpu") -> None:
         self.device = device
-        self._store, self._dimension = store, dimension
+        self._store = store
 
     def of(self, gallery: GalleryRecord, made_now: bool) -> SegmentSearcher:
         """Raises DeviceError: there is no index on the device."""
-        return SegmentSearcher(Segment(self._dimension, self.device), self._store, gallery.key, loaded=made_now)
+        return SegmentSearcher(Segment(gallery.dimension, self.device), self._store, gallery.key, loaded=made_now)
 
     def forget(self, key: int) -> None:
         """Nothing is kept of it here."""

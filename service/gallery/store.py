@@ -24,6 +24,7 @@ from service.gallery import (
 from service.gallery.backend import Backend
 from service.gallery.database import open_database, storage_errors
 from service.gallery.records import FaceRecord, GalleryRecord, Metadata, NewFace, Page, PersonRecord, Templates
+from service.gallery.space_store import SpaceStore
 from service.gallery.store_bulk import BulkPerson, Imported
 from service.gallery.store_faces import AddedFaces, Answer, Once
 from service.gallery.store_session import Sessions
@@ -63,6 +64,8 @@ class Store:
         # Of persons whose rows are gone, until they are destroyed: only a disk that fails leaves any here.
         self._doomed: set[int] = set()
         self._settle(backend)
+        self.spaces = SpaceStore(self._sessions, self.keys)
+        self.spaces.finish_discarding()
         with self._sessions.read() as connection:
             cut_off = store_galleries.condemned(connection)
         for key in cut_off:
@@ -341,16 +344,20 @@ class Store:
         with self._sessions.read() as connection:
             return store_bulk.export_page(connection, self.keys.within(connection), gallery, cursor, limit, most_faces)
 
-    def import_persons(self, gallery: str, persons: Sequence[BulkPerson]) -> Imported:
+    def import_persons(self, gallery: str, persons: Sequence[BulkPerson], contract: str | None = None) -> Imported:
         """Make or change all of ``persons`` and add those of their faces that are not there, or do nothing.
+
+        Args:
+            contract: of the templates; None for the gallery's pinned one. A face that is there, but in the other
+                space of a gallery with two, gets its template in this one.
 
         Raises:
             GalleryNotFound
             Conflict: an id is given twice, or a face id is taken by another template or another person.
-            ModelMismatch: an embedding is not of the gallery's dimension.
+            ModelMismatch: an embedding is not of the gallery's dimension, or of none of its contracts.
         """
         with self._sessions.write() as connection:
-            return store_bulk.import_persons(connection, self.keys.within(connection), gallery, persons)
+            return store_bulk.import_persons(connection, self.keys.within(connection), gallery, persons, contract)
 
     def templates(self, gallery_key: int, after: int = 0, block: int = 8192) -> Iterator[Templates]:
         """All templates of a gallery with face keys above ``after``, ascending, in blocks of at most ``block`` rows.

@@ -16,7 +16,9 @@ from sqlalchemy import Connection, Select, Table, bindparam, insert, select, upd
 from service.errors import Conflict, InvalidRequest, ModelMismatch
 from service.gallery import store_galleries, store_persons
 from service.gallery.records import GalleryRecord, Metadata, Page, Templates
+from service.gallery.spaces import Space
 from service.gallery.store_seals import open_templates, seal_templates
+from service.gallery.store_spaces import pinned_space, spaces_of, table_of
 from service.gallery.store_values import (
     batches,
     checked_id,
@@ -26,7 +28,7 @@ from service.gallery.store_values import (
     now,
     page_of,
 )
-from service.gallery.tables import faces, persons, templates_table
+from service.gallery.tables import faces, persons
 from service.security.key_file import new_name
 from service.security.person_keys import OpenKeys
 
@@ -66,13 +68,15 @@ class Imported:
     Attributes:
         persons_created, persons_updated: how many are new, and how many of the others it changed.
         faces_present: how many of the faces were there already, with the same template.
-        added: the new faces, in the order they were given.
+        added: the templates of the new faces, in the order they were given.
+        contract: of these.
     """
 
     persons_created: int
     persons_updated: int
     faces_present: int
     added: Templates
+    contract: str
 
 
 def export_page(
@@ -84,60 +88,76 @@ def export_page(
     total = np.cumsum([person.faces for person in page.items])
     fit = max(1, int(np.searchsorted(total, most_faces, side="right")))
     cut = page_of(page.items, fit, lambda person: person)
-    found = _faces_of(connection, keys, owner, [person.key for person in cut.items])
-    # Whoever has fewer faces than were counted is being deleted at this moment.
+    found, gone = _faces_of(connection, keys, owner, [person.key for person in cut.items])
     whole = tuple(
         BulkPerson(p.id, p.name, p.metadata, p.expires_at, p.created_at, tuple(found.get(p.key, ())))
         for p in cut.items
-        if len(found.get(p.key, ())) == p.faces
+        if p.key not in gone
     )
     return owner, Page(whole, cut.cursor or page.cursor)
 
 
-def import_persons(connection: Connection, keys: OpenKeys, gallery: str, given: Sequence[BulkPerson]) -> Imported:
+def import_persons(
+    connection: Connection, keys: OpenKeys, gallery: str, given: Sequence[BulkPerson], contract: str | None = None
+) -> Imported:
     """See ``Store.import_persons``."""
     owner = store_galleries.get(connection, gallery)
+    space = _space(connection, owner, contract)
     _refuse_doubles("person", [person.id for person in given])
     _refuse_doubles("face", [face.id for person in given for face in person.faces])
-    _check_embeddings(given, owner.dimension)
+    _check_embeddings(given, space.dimension)
     key_of, created, updated = _put_persons(connection, keys, owner.key, given)
-    there = _templates_by_id(connection, keys, owner, [face.id for person in given for face in person.faces])
+    there = _templates_by_id(connection, keys, owner, space, [face.id for person in given for face in person.faces])
     new: list[tuple[int, BulkFace]] = []
+    # Faces that are there, but not in this space of a gallery with two.
+    lacking: list[tuple[int, int, BulkFace]] = []
     for person in given:
         for face in person.faces:
-            if face.id not in there:
+            known = there.get(face.id)
+            if known is None:
                 new.append((key_of[person.id], face))
-            elif there[face.id] != (key_of[person.id], _blob(face.embedding)):
+            elif known.person == key_of[person.id] and known.template is None:
+                lacking.append((known.key, known.person, face))
+            elif (known.person, known.template) != (key_of[person.id], _blob(face.embedding)):
                 raise Conflict(
                     f"The face id {face.id!r} is taken in this gallery, by another template or another person.",
                     {"face": face.id, "person": person.id},
                 )
-    added = _insert_faces(connection, keys, owner, new)
-    if created or updated or new:
+    added = _insert_faces(connection, owner, new)
+    made = [(key, person, face) for (key, person), (_, face) in zip(added, new, strict=True)] + lacking
+    templates = _insert_templates(connection, keys, owner, space, made)
+    if created or updated or made:
         store_galleries.changed(connection, owner.key, persons=created, faces=len(new))
-    return Imported(created, updated, len(there), added)
+    return Imported(created, updated, len(there) - len(lacking), templates, space.contract)
 
 
 def _faces_of(
     connection: Connection, keys: OpenKeys, owner: GalleryRecord, persons: Iterable[int]
-) -> dict[int, list[BulkFace]]:
-    """The faces of each person, in the order they were added, so that an import adds them in that order."""
-    table = templates_table(owner.dimension)
+) -> tuple[dict[int, list[BulkFace]], set[int]]:
+    """The faces of each person that are in the pinned space, in the order they were added, so that an import adds them
+    in that order; and who is being deleted at this moment."""
+    space = pinned_space(owner)
+    table = table_of(space)
     query = select(faces, table.c.sealed).join(table, table.c.face_key == faces.c.key).order_by(faces.c.key)
     found: dict[int, list[BulkFace]] = {}
+    gone: set[int] = set()
     for batch in batches(persons):
         rows = connection.execute(query.where(faces.c.person_key.in_(batch))).all()
-        there, embeddings = _open(keys, owner, rows)
+        there, embeddings = _open(keys, owner, space, rows)
         for row, embedding, opened in zip(rows, embeddings, there, strict=True):
             if opened:
                 found.setdefault(row.person_key, []).append(BulkFace(row.id, embedding, row.facts, row.created_at))
-    return found
+            else:
+                gone.add(row.person_key)
+    return found, gone
 
 
-def _open(keys: OpenKeys, owner: GalleryRecord, rows: Sequence[Any]) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+def _open(
+    keys: OpenKeys, owner: GalleryRecord, space: Space, rows: Sequence[Any]
+) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
     """Which of the rows (key, person_key, sealed) opened, and their templates."""
     persons, face_keys, blobs = ([getattr(row, name) for row in rows] for name in ("person_key", "key", "sealed"))
-    return open_templates(keys, owner.key, persons, face_keys, blobs, owner.dimension)
+    return open_templates(keys, owner.key, persons, face_keys, blobs, space.dimension, space.slot)
 
 
 def _put_persons(
@@ -174,10 +194,11 @@ def _put_persons(
 
 
 def _insert_faces(
-    connection: Connection, keys: OpenKeys, owner: GalleryRecord, new: Sequence[tuple[int, BulkFace]]
-) -> Templates:
+    connection: Connection, owner: GalleryRecord, new: Sequence[tuple[int, BulkFace]]
+) -> list[tuple[int, int]]:
+    """Key and person of each."""
     if not new:
-        return Templates(np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, owner.dimension), np.float32))
+        return []
     at = now()
     rows = [
         {
@@ -190,25 +211,62 @@ def _insert_faces(
         for person_key, face in new
     ]
     connection.execute(insert(faces), rows)
-    ids = [face.id for _, face in new]
-    key_of = _keys_by_id(connection, faces, owner.key, ids)
-    made, owners = [key_of[id] for id in ids], [person_key for person_key, _ in new]
-    embeddings = [face.embedding for _, face in new]
-    sealed = seal_templates(keys, owner.key, owners, made, embeddings)
-    connection.execute(insert(templates_table(owner.dimension)), sealed)
-    return Templates(np.array(made, np.int64), np.array(owners, np.int64), np.stack(embeddings))
+    key_of = _keys_by_id(connection, faces, owner.key, [face.id for _, face in new])
+    return [(key_of[face.id], person_key) for person_key, face in new]
+
+
+def _insert_templates(
+    connection: Connection,
+    keys: OpenKeys,
+    owner: GalleryRecord,
+    space: Space,
+    made: Sequence[tuple[int, int, BulkFace]],
+) -> Templates:
+    """``made``: key, person and face of each."""
+    if not made:
+        return Templates(np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, space.dimension), np.float32))
+    face_keys, owners = [key for key, _, _ in made], [person for _, person, _ in made]
+    embeddings = [face.embedding for _, _, face in made]
+    sealed = seal_templates(keys, owner.key, owners, face_keys, embeddings, space.slot)
+    connection.execute(insert(table_of(space)), sealed)
+    return Templates(np.array(face_keys, np.int64), np.array(owners, np.int64), np.stack(embeddings))
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A face that is there; ``template``: None where it is not in the space that was asked about."""
+
+    key: int
+    person: int
+    template: bytes | None
 
 
 def _templates_by_id(
-    connection: Connection, keys: OpenKeys, owner: GalleryRecord, ids: Sequence[str]
-) -> dict[str, tuple[int, bytes]]:
-    """Person key and template of those of these faces that are there."""
-    table = templates_table(owner.dimension)
+    connection: Connection, keys: OpenKeys, owner: GalleryRecord, space: Space, ids: Sequence[str]
+) -> dict[str, _Known]:
+    """Those of these faces that are there."""
+    table = table_of(space)
     columns = (faces.c.id, faces.c.key, faces.c.person_key, table.c.sealed)
-    query = select(*columns).join(table, table.c.face_key == faces.c.key).where(faces.c.gallery_key == owner.key)
+    query = select(*columns).outerjoin(table, table.c.face_key == faces.c.key).where(faces.c.gallery_key == owner.key)
     rows = list(_with_ids(connection, query, faces, ids))
-    _, embeddings = _open(keys, owner, rows)
-    return {row.id: (row.person_key, _blob(embedding)) for row, embedding in zip(rows, embeddings, strict=True)}
+    there = [row for row in rows if row.sealed is not None]
+    _, embeddings = _open(keys, owner, space, there)
+    found = {row.id: _Known(row.key, row.person_key, None) for row in rows}
+    known = zip(there, embeddings, strict=True)
+    return found | {row.id: _Known(row.key, row.person_key, _blob(embedding)) for row, embedding in known}
+
+
+def _space(connection: Connection, owner: GalleryRecord, contract: str | None) -> Space:
+    """That of a contract, or the pinned one. Raises ModelMismatch."""
+    spaces = spaces_of(connection, owner)
+    found = [space for space in spaces if contract in (None, space.contract)]
+    if not found:
+        raise ModelMismatch(
+            f"The embeddings were made under contract {contract!r:.20}…; the gallery holds those of "
+            f"{' and '.join(repr(space.contract[:16]) + '…' for space in spaces)}.",
+            {"embedding_contract": owner.embedding_contract},
+        )
+    return found[0]
 
 
 def _keys_by_id(connection: Connection, table: Table, gallery_key: int, ids: Sequence[str]) -> dict[str, int]:

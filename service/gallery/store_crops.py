@@ -1,5 +1,6 @@
 """Aligned faces beside their templates, sealed with the same keys; kept only where an operator asks for it."""
 
+import contextlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,6 +32,22 @@ def add(
             raise InvalidRequest(f"A crop must be uint8 {SHAPE}; this one is {crop.dtype} {crop.shape}.")
         rows.append({"face_key": face, "sealed": seal(cipher, crop.tobytes(), crop_place(gallery, person, face))})
     connection.execute(insert(crops), rows)
+
+
+def opened(
+    keys: OpenKeys, gallery: int, rows: Sequence[tuple[int, int, bytes]]
+) -> list[tuple[int, int, NDArray[np.uint8]]]:
+    """Face, person and crop, uint8 (112, 112, 3), of rows of face, person and sealed crop.
+
+    One that does not open is left out: it is damaged, or its person is being deleted at this moment.
+    """
+    ciphers = keys.ciphers([person for _, person, _ in rows])
+    found = []
+    for face, person, sealed in rows:
+        with contextlib.suppress(InvalidTag, KeyError):
+            content = unseal(ciphers[person], sealed, crop_place(gallery, person, face))
+            found.append((face, person, np.frombuffer(content, np.uint8).reshape(SHAPE)))
+    return found
 
 
 def of_person(connection: Connection, keys: OpenKeys, gallery: str, person: str) -> dict[str, NDArray[np.uint8]]:

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, bindparam, delete, func, insert, select
 
-from service.errors import Conflict, FaceIdNotFound, InvalidRequest, ModelMismatch
-from service.gallery import store_crops, store_galleries, store_persons
+from service.errors import Conflict, FaceIdNotFound
+from service.gallery import store_crops, store_galleries, store_persons, store_spaces
 from service.gallery.records import FaceRecord, NewFace, Page, PersonRecord, Templates
-from service.gallery.store_seals import open_templates, seal_templates
+from service.gallery.spaces import Space
+from service.gallery.store_seals import open_templates
 from service.gallery.store_values import (
     batches,
     checked_id,
@@ -74,14 +75,18 @@ def add(
     person_key = store_persons.get(connection, gallery, person).key
     if once is not None and (before := _answered(connection, owner.key, person, once)) is not None:
         return AddedFaces(person_key, (), before, repeated=True)
-    _check_embeddings(new, owner.dimension)
+    migration = store_spaces.migration_of(connection, owner.key)
+    spaces = (store_spaces.pinned_space(owner),) if migration is None else migration.spaces
+    given = [face.embeddings(owner.embedding_contract) for face in new]
+    store_spaces.check_embeddings(given, spaces)
     ids = [f"f_{uuid.uuid4().hex}" if face.id is None else checked_id("face", face.id) for face in new]
     _refuse_taken(connection, owner.key, ids)
     at = now()
     made = _insert(connection, owner.key, person_key, ids, new, at)
-    rows = seal_templates(keys, owner.key, [person_key] * len(new), made, [face.embedding for face in new])
-    connection.execute(insert(templates_table(owner.dimension)), rows)
-    store_crops.add(connection, keys, owner.key, person_key, made, new)
+    store_spaces.add(connection, keys, owner.key, spaces, [(person_key, face) for face in made], given)
+    # Crops as one bundle aligns them are kept, or none.
+    if migration is None or migration.crops_fit:
+        store_crops.add(connection, keys, owner.key, person_key, made, new)
     store_galleries.changed(connection, owner.key, faces=len(new))
     added = tuple(FaceRecord(key, id, dict(face.facts), at) for key, id, face in zip(made, ids, new, strict=True))
     told = dict(answer(added)) if answer else {}
@@ -154,50 +159,54 @@ def keys(connection: Connection, gallery_key: int) -> tuple[NDArray[np.int64], N
 
 
 def templates_after(
-    connection: Connection, keys: OpenKeys, gallery_key: int, after: int, block: int
+    connection: Connection, keys: OpenKeys, gallery_key: int, after: int, block: int, space: Space | None = None
 ) -> tuple[Templates, int | None]:
     """Of up to ``block`` faces of a gallery with keys above ``after``, ascending, the templates.
 
-    Also after which key to go on; None at the end.
+    Also after which key to go on; None at the end. ``space``: those of another space than the pinned one.
     """
-    dimension = store_galleries.dimension_of(connection, gallery_key)
-    table = templates_table(dimension)
+    space = space or store_galleries.pinned_of(connection, gallery_key)
+    dimension, table = space.dimension, store_spaces.table_of(space)
     query = select(faces.c.key, faces.c.person_key, table.c.sealed).join(table, table.c.face_key == faces.c.key)
     here = (faces.c.gallery_key == gallery_key, faces.c.key > after)
     rows = plain_rows(connection.execute(query.where(*here).order_by(faces.c.key).limit(block)))
     face_keys, person_keys, blobs = list(zip(*rows, strict=True)) or ((), (), ())
-    there, vectors = open_templates(keys, gallery_key, person_keys, face_keys, blobs, dimension)
+    there, vectors = open_templates(keys, gallery_key, person_keys, face_keys, blobs, dimension, space.slot)
     found = Templates(np.array(face_keys, np.int64), np.array(person_keys, np.int64), vectors)
     if not there.all():
         found = Templates(found.faces[there], found.persons[there], found.embeddings[there])
     return found, int(face_keys[-1]) if len(rows) == block else None
 
 
+def templates_with(
+    connection: Connection, keys: OpenKeys, gallery_key: int, wanted: Iterable[int], space: Space
+) -> Templates:
+    """Those of the faces ``wanted`` of a gallery that are in a space; those that are not there are left out."""
+    table = store_spaces.table_of(space)
+    query = select(faces.c.key, faces.c.person_key, table.c.sealed).join(table, table.c.face_key == faces.c.key)
+    rows: list[Any] = []
+    for batch in batches(wanted):
+        here = (faces.c.gallery_key == gallery_key, faces.c.key.in_(batch))
+        rows += plain_rows(connection.execute(query.where(*here).order_by(faces.c.key)))
+    made, people, sealed = list(zip(*rows, strict=True)) or ((), (), ())
+    there, vectors = open_templates(keys, gallery_key, people, made, sealed, space.dimension, space.slot)
+    return Templates(np.array(made, np.int64)[there], np.array(people, np.int64)[there], vectors[there])
+
+
 def embeddings(connection: Connection, keys: OpenKeys, gallery: str, person: str) -> NDArray[np.float32]:
     """The templates of a person, float32 (n, d), in the order of the face keys."""
     owner = store_galleries.get(connection, gallery)
     person_key = store_persons.get(connection, gallery, person).key
-    table = templates_table(owner.dimension)
+    table = templates_table(owner.dimension, owner.template_slot)
     query = select(faces.c.key, table.c.sealed).join(faces, table.c.face_key == faces.c.key)
     rows = connection.execute(query.where(faces.c.person_key == person_key).order_by(faces.c.key)).all()
     face_keys, blobs = [row.key for row in rows], [row.sealed for row in rows]
-    there, vectors = open_templates(keys, owner.key, [person_key] * len(rows), face_keys, blobs, owner.dimension)
+    there, vectors = open_templates(
+        keys, owner.key, [person_key] * len(rows), face_keys, blobs, owner.dimension, owner.template_slot
+    )
     if not there.all():
         raise store_persons.missing(gallery, person)
     return vectors
-
-
-def _check_embeddings(new: Sequence[NewFace], dimension: int) -> None:
-    if not new:
-        raise InvalidRequest("There is no face to add.")
-    for face in new:
-        if face.embedding.shape != (dimension,):
-            raise ModelMismatch(
-                f"An embedding has the shape {face.embedding.shape}; this gallery holds ({dimension},).",
-                {"dimension": dimension},
-            )
-        if face.embedding.dtype != np.float32 or not np.isfinite(face.embedding).all():
-            raise InvalidRequest(f"An embedding must be of finite float32 numbers; this one is {face.embedding.dtype}.")
 
 
 def _refuse_taken(connection: Connection, gallery_key: int, ids: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from service.errors import GalleryNotFound, InvalidRequest, ModelMismatch
 from service.gallery.database import WRITES
 from service.gallery.dialects import make_alone
 from service.gallery.records import GalleryRecord, Page
+from service.gallery.spaces import Space
 from service.gallery.store_values import (
     MAX_DIMENSION,
     MAX_RETENTION_DAYS,
@@ -77,12 +78,14 @@ def page(
     return page_of(connection.execute(query).all(), limit, _record)
 
 
-def dimension_of(connection: Connection, key: int) -> int:
-    """The dimension of the gallery with ``key``. Raises GalleryNotFound."""
-    found = connection.execute(select(galleries.c.dimension).where(galleries.c.key == key)).scalar_one_or_none()
+def pinned_of(connection: Connection, key: int) -> Space:
+    """The pinned space of the gallery with ``key``. Raises GalleryNotFound."""
+    g = galleries.c
+    query = select(g.embedding_contract, g.dimension, g.template_slot).where(g.key == key)
+    found = connection.execute(query).one_or_none()
     if found is None:
         raise GalleryNotFound(f"There is no gallery with the key {key}.", {"key": key})
-    return int(found)
+    return Space(*found)
 
 
 def changed(connection: Connection, key: int, persons: int = 0, faces: int = 0) -> None:

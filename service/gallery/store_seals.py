@@ -12,21 +12,34 @@ from service.security.person_keys import OpenKeys
 
 
 def seal_templates(
-    keys: OpenKeys, gallery: int, persons: Sequence[int], faces: Sequence[int], templates: Sequence[NDArray[np.float32]]
+    keys: OpenKeys,
+    gallery: int,
+    persons: Sequence[int],
+    faces: Sequence[int],
+    templates: Sequence[NDArray[np.float32]],
+    slot: int = 0,
 ) -> list[dict[str, int | bytes]]:
-    """Rows of a table of templates, whose faces and persons are there already."""
+    """Rows of the table of templates with this ``slot``, whose faces and persons are there already."""
     ciphers = keys.ciphers(persons)
     return [
         {
             "face_key": face,
-            "sealed": seal(ciphers[person], template.astype("<f4").tobytes(), template_place(gallery, person, face)),
+            "sealed": seal(
+                ciphers[person], template.astype("<f4").tobytes(), template_place(gallery, person, face, slot)
+            ),
         }
         for person, face, template in zip(persons, faces, templates, strict=True)
     ]
 
 
 def open_templates(
-    keys: OpenKeys, gallery: int, persons: Sequence[int], faces: Sequence[int], sealed: Sequence[bytes], dimension: int
+    keys: OpenKeys,
+    gallery: int,
+    persons: Sequence[int],
+    faces: Sequence[int],
+    sealed: Sequence[bytes],
+    dimension: int,
+    slot: int = 0,
 ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
     """Which rows opened, bool (n,), and the templates of all, float32 (n, d).
 
@@ -54,7 +67,7 @@ def open_templates(
             cipher.decrypt_into(
                 content[:NONCE_BYTES],
                 content[NONCE_BYTES:],
-                template_place(gallery, person, face),
+                template_place(gallery, person, face, slot),
                 into[row * size : (row + 1) * size],
             )
         except (InvalidTag, ValueError) as error:

@@ -19,6 +19,7 @@ from sqlalchemy import (
     DDL,
     JSON,
     BigInteger,
+    Boolean,
     Column,
     DateTime,
     Dialect,
@@ -81,6 +82,8 @@ galleries = Table(
     Column("created_at", UtcDateTime, nullable=False),
     # How long persons are kept; NULL: until they are deleted.
     Column("retention_days", Integer),
+    # Which of the two tables of its dimension has its templates: see ``templates_table``.
+    Column("template_slot", Integer, nullable=False, server_default="0"),
     sqlite_autoincrement=True,
 )
 
@@ -144,14 +147,38 @@ crops = Table(
 )
 
 
+# Galleries that have two spaces: see docs/migration.md. ``source_…`` is the one from before, ``target_…`` the new one.
+model_migrations = Table(
+    "model_migrations",
+    metadata,
+    Column("gallery_key", Key, ForeignKey("galleries.key", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    Column("phase", String(16), nullable=False),
+    Column("source_contract", Text, nullable=False),
+    Column("source_dimension", Integer, nullable=False),
+    Column("source_slot", Integer, nullable=False),
+    Column("target_contract", Text, nullable=False),
+    Column("target_dimension", Integer, nullable=False),
+    Column("target_slot", Integer, nullable=False),
+    # The key of the last face that any gallery had when it began: who has a newer one was enrolled again since.
+    Column("since_face", Key, nullable=False),
+    # Whether both bundles align faces alike, so that the crops that were kept can be embedded anew.
+    Column("crops_fit", Boolean, nullable=False),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("cut_over_at", UtcDateTime),
+)
+
+
 @lru_cache
-def templates_table(dimension: int) -> Table:
-    """The table of the templates of ``dimension``, made with the first gallery that needs it.
+def templates_table(dimension: int, slot: int = 0) -> Table:
+    """A table of templates of ``dimension``, made with the first gallery that needs it.
+
+    There are two for each dimension, as a gallery that moves to another model may have two templates of each face; of
+    which slot those of the gallery's pinned contract are is in its row.
 
     ``sealed`` is nonce, float32 little-endian (d,), tag: see ``service.security.envelope``.
     """
     table = Table(
-        f"templates_{dimension}",
+        f"templates_{dimension}" + (f"_slot_{slot}" if slot else ""),
         MetaData(),
         Column("face_key", Key, ForeignKey(faces.c.key, ondelete="CASCADE"), primary_key=True, autoincrement=False),
         Column("sealed", LargeBinary, nullable=False),

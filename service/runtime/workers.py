@@ -74,6 +74,11 @@ class Workers:
         self._wait_seconds = metrics.QUEUE_WAIT_SECONDS.labels(name)
         self._length = metrics.QUEUE_LENGTH.labels(name)
 
+    @property
+    def busy(self) -> bool:
+        """Whether anything is being worked on."""
+        return self._running > 0
+
     async def run(self, work: Callable[..., T], *args: Any) -> T:
         """``work(*args)`` in a thread.
 

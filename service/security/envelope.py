@@ -33,9 +33,15 @@ def unseal(cipher: AESGCM, sealed: bytes, context: bytes) -> bytes:
     return cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], context)
 
 
-def template_place(gallery: int, person: int, face: int) -> bytes:
-    """The context of a face's template, by the store's keys: a row that was put in another's place does not open."""
-    return _PLACE.pack(b"template", gallery, person, face)
+_TEMPLATES = (b"template", b"templat1")
+
+
+def template_place(gallery: int, person: int, face: int, slot: int = 0) -> bytes:
+    """The context of a face's template, by the store's keys: a row that was put in another's place does not open.
+
+    ``slot``: which of the two tables of its dimension it is in.
+    """
+    return _PLACE.pack(_TEMPLATES[slot], gallery, person, face)
 
 
 def crop_place(gallery: int, person: int, face: int) -> bytes:

@@ -30,6 +30,14 @@ NEEDED: Mapping[str, frozenset[Scope]] = {
     "delete_gallery": frozenset({"admin"}),
     # How alike everybody is to everybody.
     "report": frozenset({"admin"}),
+    # To another bundle, and back.
+    "start_migration": frozenset({"admin"}),
+    "get_migration": frozenset({"admin", "monitor"}),
+    "list_pending": frozenset({"admin"}),
+    "cut_over": frozenset({"admin"}),
+    "roll_back": frozenset({"admin"}),
+    "finish_migration": frozenset({"admin"}),
+    "abandon_migration": frozenset({"admin"}),
     "list_persons": READ,
     "get_person": READ,
     "put_person": frozenset({"enrol"}),

@@ -4,13 +4,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends
 
-from service.api.access import EngineDep, GalleriesDep, StoreWorkersDep
+from service.api.access import EnginesDep, GalleriesDep, StoreWorkersDep
 from service.api.bodies import openapi_body, reader
 from service.api.bulk_schemas import MOST_FACES_OUT, ExportPage, ImportAnswer, ImportRequest
 from service.api.guard import AuditedRoute
 from service.api.routes.galleries import NOT_FOUND, Cursor, Limit
 from service.api.routes.photos import ERRORS
-from service.engine import Engine
+from service.engines import Engines
 from service.gallery.gallery import Galleries
 
 router = APIRouter(
@@ -30,18 +30,19 @@ async def export_persons(
 async def import_persons(
     gallery: str,
     body: Annotated[ImportRequest, Depends(reader(ImportRequest, multipart=False))],
-    engine: EngineDep,
+    engines: EnginesDep,
     galleries: GalleriesDep,
     workers: StoreWorkersDep,
 ) -> ImportAnswer:
     """Persons with their templates, all or nothing; the same again changes nothing."""
-    return await workers.run(_import, engine, galleries, gallery, body)
+    return await workers.run(_import, engines, galleries, gallery, body)
 
 
 def _export(galleries: Galleries, gallery: str, cursor: str | None, limit: int) -> ExportPage:
     return ExportPage.of(*galleries.store.export_page(gallery, cursor, limit, MOST_FACES_OUT))
 
 
-def _import(engine: Engine, galleries: Galleries, gallery: str, body: ImportRequest) -> ImportAnswer:
-    engine.require_contract(body.embedding_contract)
-    return ImportAnswer.of(galleries.import_persons(gallery, body.bulk(engine.card.contract.dimension)))
+def _import(engines: Engines, galleries: Galleries, gallery: str, body: ImportRequest) -> ImportAnswer:
+    """Into the space of the contract that is given."""
+    dimension = engines.of(body.embedding_contract).card.contract.dimension
+    return ImportAnswer.of(galleries.import_persons(gallery, body.bulk(dimension), body.embedding_contract))

@@ -1,11 +1,11 @@
 """Enrolment, search, and 1:1 against an enrolled person."""
 
+from functools import partial
 from typing import Annotated
 
-import numpy as np
 from fastapi import APIRouter, Depends, Header
 
-from service.api.access import EverythingDep, GalleriesDep, StoreWorkersDep
+from service.api.access import Everything, EverythingDep, GalleriesDep, StoreWorkersDep
 from service.api.bodies import openapi_body, reader
 from service.api.errors import status_and_code
 from service.api.gallery_schemas import (
@@ -19,20 +19,25 @@ from service.api.gallery_schemas import (
     SearchAnswer,
     SearchPointOut,
     SearchRequest,
+    SpaceOut,
+    VerifyPersonAnswer,
     VerifyPersonRequest,
 )
 from service.api.guard import AskerDep, AuditedRoute
 from service.api.routes.galleries import ERASED, NOT_FOUND, Cursor, Limit
 from service.api.routes.photos import ERRORS
-from service.api.schemas import Box, CompareAnswer
+from service.api.schemas import Box
 from service.decision.quality_policy import require_quality
-from service.decision.searches import choose_person_point, choose_search_point
+from service.decision.searches import choose_person_point
 from service.decision.thresholds import OperatingPoint
-from service.engine import Engine
+from service.decision.two_spaces import Part, choose_rules, together, translated
+from service.engine import Comparison, Engine
+from service.engines import Engines
 from service.gallery.gallery import Galleries
+from service.gallery.moving import SpacesResult
 from service.gallery.records import NewFace
 from service.gallery.store import AddedFaces, Once
-from service.identification import decide, digest, enrol, examine, verify_enrolled
+from service.identification import decide, digest, enrol, examine, probes, verify_enrolled
 from service.recognition.select import box_details
 
 router = APIRouter(
@@ -68,27 +73,40 @@ async def enrol_faces(
     await store_workers.run(galleries.store.person, gallery, person)
     place = (gallery, person)
     if body.images is None:
-        added = await store_workers.run(_enrol_templates, service.engine, galleries, place, body, once)
+        added = await store_workers.run(_enrol_templates, service.engines, galleries, place, body, once)
     else:
-        calls = [
-            (service.engine, image, body.faces, f"images[{i}]", body.quality) for i, image in enumerate(body.images)
-        ]
-        examined = await service.workers.map(examine, calls)
-        ids: list[str | None] = [*body.face_ids] if body.face_ids else [None] * len(examined)
-        added = await store_workers.run(
-            enrol, galleries, place, examined, ids, once, lambda error: status_and_code(error)[1], service.keep_crops
-        )
+        added = await service.embedded(gallery, partial(_enrol_photos, service, place, body, once))
     return EnrolAnswer.model_validate(added.answer)
 
 
-def _enrol_templates(
-    engine: Engine, galleries: Galleries, place: tuple[str, str], body: EnrolRequest, once: Once | None
+async def _enrol_photos(
+    service: Everything, place: tuple[str, str], body: EnrolRequest, once: Once | None, engines: tuple[Engine, ...]
 ) -> AddedFaces:
+    images = body.images or []
+    calls = [(engines, image, body.faces, f"images[{i}]", body.quality) for i, image in enumerate(images)]
+    examined = await service.workers.map(examine, calls)
+    return await service.store_workers.run(
+        enrol,
+        service.galleries,
+        place,
+        engines[0].contract,
+        examined,
+        [*body.face_ids] if body.face_ids else [None] * len(examined),
+        once,
+        lambda error: status_and_code(error)[1],
+        service.keep_crops,
+    )
+
+
+def _enrol_templates(
+    engines: Engines, galleries: Galleries, place: tuple[str, str], body: EnrolRequest, once: Once | None
+) -> AddedFaces:
+    """Into the space of the contract that is given."""
     assert body.embeddings is not None
     assert body.embedding_contract is not None
-    engine.require_contract(body.embedding_contract)
+    engine = engines.of(body.embedding_contract)
     faces = [
-        NewFace(engine.template(f"embeddings[{i}]", given.embedding), given.face_id)
+        NewFace(engine.template(f"embeddings[{i}]", given.embedding), given.face_id, contract=engine.contract)
         for i, given in enumerate(body.embeddings)
     ]
     return galleries.enrol(
@@ -125,16 +143,30 @@ async def verify_person(
     person: str,
     body: Annotated[VerifyPersonRequest, Depends(reader(VerifyPersonRequest))],
     service: EverythingDep,
-) -> CompareAnswer:
+) -> VerifyPersonAnswer:
     """Is the person in the photo the enrolled one? Compared is the mean of that person's faces."""
+    engines = await service.store_workers.run(service.engines_of, gallery)
+    # Refuses before anything is worked on.
+    choose_person_point(engines[0].thresholds, 1, body.fmr, body.threshold, body.extrapolate)
+    comparison, contract = await service.embedded(gallery, partial(_verify, service, (gallery, person), body))
+    return VerifyPersonAnswer.of_person(comparison, contract)
 
-    def choose(photos: int) -> OperatingPoint:
-        return choose_person_point(service.engine.thresholds, photos, body.fmr, body.threshold, body.extrapolate)
 
-    choose(1)  # refuses before anything is worked on
-    subject = await service.workers.run(service.engine.subject, body.image, body.faces, "image", body.quality)
-    comparison = await service.store_workers.run(verify_enrolled, service.galleries, (gallery, person), subject, choose)
-    return CompareAnswer.of(comparison)
+async def _verify(
+    service: Everything, place: tuple[str, str], body: VerifyPersonRequest, engines: tuple[Engine, ...]
+) -> tuple[Comparison, str]:
+    first, *others = engines
+
+    def choose(contract: str, photos: int) -> OperatingPoint:
+        thresholds = service.engines.of(contract).thresholds
+        threshold = body.threshold
+        if threshold is not None and contract != first.contract:
+            threshold = translated(threshold, first.thresholds, thresholds)
+        return choose_person_point(thresholds, photos, body.fmr, threshold, body.extrapolate)
+
+    subject = await service.workers.run(first.subject, body.image, body.faces, "image", body.quality, others)
+    vectors = {**subject.others, first.contract: subject.embedded.embedding}
+    return await service.store_workers.run(verify_enrolled, service.galleries, place, vectors, choose)
 
 
 @router.post("/search", openapi_extra=openapi_body(SearchRequest))
@@ -146,32 +178,27 @@ async def search(
 ) -> SearchAnswer:
     """Who of the gallery is it? ``unknown`` is an ordinary answer. One entry in ``probes`` for each probe face.
 
-    A person stands by the mean of the faces: ``similarity`` is the cosine to that.
+    A person stands by the mean of the faces: ``similarity`` is the cosine to that. In a gallery that is moved to
+    another bundle each person is compared under one of two contracts, and ranked by how rare the similarity is.
     """
     boxes: list[Box | None] = [None]
     if body.image is not None:
-        _, found = await service.workers.run(service.engine.embed, body.image, body.faces)
-        boxes = [Box(**box_details(face.face)) for face, _ in found]
-        for face, _ in found:
-            require_quality(face.quality, body.quality, service.engine.card.calibration, "image")
-        vectors = [embedded.embedding for _, embedded in found]
+        boxes, result = await service.embedded(gallery, partial(_search_photo, service, gallery, body))
     else:
-        assert body.embedding is not None
-        assert body.embedding_contract is not None
-        service.engine.require_contract(body.embedding_contract)
-        vectors = [service.engine.template("embedding", body.embedding)]
-    probes = np.stack(vectors) if vectors else np.zeros((0, service.engine.card.contract.dimension), np.float32)
-    # Two candidates at least, as the second says how sure the first is.
-    result = await service.search_workers.run(
-        service.galleries.search, gallery, probes, max(2, body.top_k), body.filter
-    )
-    point = choose_search_point(service.engine.thresholds, result.sizes, body.wanted)
-    answers = [decide(found, point, body.candidates == "above_threshold") for found in result.candidates]
-    asker.told["identified"] = [answer.candidates[0].person.id for answer in answers if answer.identified]
+        result = await _search_embedding(service, gallery, body)
+    parts = [
+        Part(found.contract, service.engines.of(found.contract).thresholds, found.sizes) for found in result.spaces
+    ]
+    rules = choose_rules(parts, body.wanted)
+    by_probe = zip(*(found.candidates for found in result.spaces), strict=True)
+    only_above = body.candidates == "above_threshold"
+    answers = [decide([*zip(rules, those, strict=True)], only_above) for those in by_probe]
+    asker.told["identified"] = [answer.candidates[0].found.person.id for answer in answers if answer.identified]
     return SearchAnswer(
         gallery=gallery,
         gallery_size=GallerySize(persons=result.persons, faces=result.faces),
-        operating_point=SearchPointOut.of(point),
+        operating_point=SearchPointOut.of(together(rules)),
+        spaces=[SpaceOut.of(rule) for rule in rules] if result.moving else None,
         probes=[
             ProbeOut(
                 box=box,
@@ -182,4 +209,28 @@ async def search(
             )
             for box, answer in zip(boxes, answers, strict=True)
         ],
+    )
+
+
+async def _search_photo(
+    service: Everything, gallery: str, body: SearchRequest, engines: tuple[Engine, ...]
+) -> tuple[list[Box | None], SpacesResult]:
+    assert body.image is not None
+    found, vectors = await service.workers.run(probes, engines, body.image, body.faces)
+    for face in found:
+        require_quality(face.quality, body.quality, engines[0].card.calibration, "image")
+    # Two candidates at least, as the second says how sure the first is.
+    wanted = max(2, body.top_k)
+    result = await service.search_workers.run(service.galleries.search_spaces, gallery, vectors, wanted, body.filter)
+    return [Box(**box_details(face.face)) for face in found], result
+
+
+async def _search_embedding(service: Everything, gallery: str, body: SearchRequest) -> SpacesResult:
+    """Among all who are in the space of the contract that is given."""
+    assert body.embedding is not None
+    assert body.embedding_contract is not None
+    engine = service.engines.of(body.embedding_contract)
+    probe = engine.template("embedding", body.embedding)[None]
+    return await service.search_workers.run(
+        service.galleries.search_space, gallery, engine.contract, probe, max(2, body.top_k), body.filter
     )

@@ -12,6 +12,7 @@ from service.api.schemas import (
     Health,
     InfoAnswer,
     Limits,
+    LoadedBundleOut,
     OperatingPointOut,
     ProviderOut,
     SearchOut,
@@ -57,6 +58,7 @@ async def info(request: Request) -> InfoAnswer:
             licence=card.licence.spdx,
             commercial_use=card.licence.commercial_use,
         ),
+        bundles=[LoadedBundleOut.of(each.card) for each in request.app.state.engines.loaded()],
         embedding_contract=card.embedding_contract,
         embedding_dimension=card.contract.dimension,
         alignment=AlignmentOut(

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
 
-from service.api.access import EngineDep, WorkersDep
+from service.api.access import EngineDep, EnginesDep, WorkersDep
 from service.api.bodies import openapi_body, reader
 from service.api.guard import AuditedRoute
 from service.api.schemas import (
@@ -71,8 +71,9 @@ async def verify(
 
 @router.post("/compare", openapi_extra=openapi_body(CompareRequest, multipart=False))
 async def compare(
-    body: Annotated[CompareRequest, Depends(reader(CompareRequest, multipart=False))], engine: EngineDep
+    body: Annotated[CompareRequest, Depends(reader(CompareRequest, multipart=False))], engines: EnginesDep
 ) -> CompareAnswer:
-    """Do two embeddings, made earlier under this contract, belong to the same person?"""
+    """Do two embeddings, made earlier under the contract of a bundle that is loaded, belong to the same person?"""
+    engine = engines.of(body.embedding_contract)
     point = engine.thresholds.choose(body.fmr, body.threshold, body.extrapolate)
     return CompareAnswer.of(engine.compare(body.a, body.b, body.embedding_contract, point))

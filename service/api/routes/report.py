@@ -4,12 +4,12 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from service.api.access import EngineDep, GalleriesDep, StoreWorkersDep
+from service.api.access import EnginesDep, GalleriesDep, StoreWorkersDep
 from service.api.guard import AuditedRoute
 from service.api.report_schemas import GalleryReport
 from service.api.routes.galleries import NOT_FOUND
 from service.api.routes.photos import ERRORS
-from service.engine import Engine
+from service.engines import Engines
 from service.gallery.gallery import Galleries
 from service.gallery_report import examine_gallery
 
@@ -19,14 +19,14 @@ router = APIRouter(
 
 
 @router.get("/report")
-async def report(gallery: str, engine: EngineDep, galleries: GalleriesDep, workers: StoreWorkersDep) -> GalleryReport:
+async def report(gallery: str, engines: EnginesDep, galleries: GalleriesDep, workers: StoreWorkersDep) -> GalleryReport:
     """Probable duplicates, mislabelled photos, poor ones, and the error rates to expect. Compares all faces: minutes
     for tens of thousands."""
-    told: dict[str, Any] = await workers.run(_examine, engine, galleries, gallery)
+    told: dict[str, Any] = await workers.run(_examine, engines, galleries, gallery)
     return GalleryReport.model_validate(told)
 
 
-def _examine(engine: Engine, galleries: Galleries, gallery: str) -> dict[str, Any]:
+def _examine(engines: Engines, galleries: Galleries, gallery: str) -> dict[str, Any]:
     # Another bundle's templates cannot be judged by this one's calibration.
-    engine.require_contract(galleries.store.gallery(gallery).embedding_contract)
+    engine = engines.of(galleries.store.gallery(gallery).embedding_contract)
     return examine_gallery(galleries.store, gallery, engine.thresholds)
