@@ -52,6 +52,7 @@ from likeness.gallery_results import (
     Search,
     SearchPoint,
 )
+from likeness.migration_results import Migration, PendingPerson
 from likeness.report_results import GalleryReport
 from likeness.results import (
     Box,
@@ -62,6 +63,7 @@ from likeness.results import (
     Face,
     Info,
     OperatingPoint,
+    PersonComparison,
     Quality,
     Verification,
 )
@@ -104,6 +106,7 @@ __all__ = [
     "InvalidImage",
     "InvalidRequest",
     "LikenessError",
+    "Migration",
     "ModelMismatch",
     "MultipleFaces",
     "NoAnswer",
@@ -112,7 +115,9 @@ __all__ = [
     "NotTheService",
     "OperatingPoint",
     "Overloaded",
+    "PendingPerson",
     "Person",
+    "PersonComparison",
     "PersonFolder",
     "PersonNotFound",
     "Photo",

@@ -1,6 +1,6 @@
 """All calls of the service as methods, shared by both clients."""
 
-from likeness import face_calls, gallery_calls, photo_calls
+from likeness import face_calls, gallery_calls, migration_calls, photo_calls
 from likeness.operations import Operation, PagedOperation
 
 
@@ -8,7 +8,7 @@ class Api:
     """Each method's arguments and answer are those of the function that it names.
 
     In ``Client`` a method gives its result, in ``AsyncClient`` an awaitable of it. ``galleries``, ``persons``,
-    ``faces`` and ``export`` give iterators, which ask for a page when they come to it.
+    ``faces``, ``pending_persons`` and ``export`` give iterators, which ask for a page when they come to it.
     """
 
     live = Operation("live", photo_calls.live)
@@ -43,5 +43,13 @@ class Api:
 
     export = PagedOperation("export_persons", gallery_calls.export_persons)
     import_persons = Operation("import_persons", gallery_calls.import_persons)
+
+    migration = Operation("get_migration", migration_calls.get_migration)
+    start_migration = Operation("start_migration", migration_calls.start_migration)
+    pending_persons = PagedOperation("list_pending", migration_calls.list_pending)
+    cut_over = Operation("cut_over", migration_calls.cut_over)
+    roll_back = Operation("roll_back", migration_calls.roll_back)
+    finish_migration = Operation("finish_migration", migration_calls.finish_migration)
+    abandon_migration = Operation("abandon_migration", migration_calls.abandon_migration)
 
     request = Operation(None, photo_calls.request)

@@ -10,7 +10,7 @@ from likeness.gallery_calls import PAGE, erasing
 from likeness.gallery_results import Enrolment, Erasure, FaceRecord, Search
 from likeness.operations import Call, Page, as_json, as_page, path_of
 from likeness.photo_calls import FacePolicy, OneFacePolicy, QualityPolicy
-from likeness.results import Comparison
+from likeness.results import PersonComparison
 
 Wanted = Mapping[str, str | bool | int | float]
 CandidatePolicy = Literal["all", "above_threshold"]
@@ -83,14 +83,14 @@ def verify_person(
     fmr: float | None = None,
     threshold: float | None = None,
     extrapolate: bool = False,
-) -> Call[Comparison]:
+) -> Call[PersonComparison]:
     """Is the person in the photo the enrolled one? Compared is the mean of that person's faces.
 
     For the arguments see ``verify``; ``fmr`` is the rate of the whole comparison, however many faces it has.
     """
     fields = given(fmr=fmr, threshold=threshold, extrapolate=extrapolate or None, faces=faces, quality=quality)
     path = path_of("galleries", gallery, "persons", person, "verify")
-    return Call("POST", path, as_json(Comparison), body=form([("image", image)], fields))
+    return Call("POST", path, as_json(PersonComparison), body=form([("image", image)], fields))
 
 
 def search(

@@ -107,13 +107,17 @@ class SearchPoint:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A person, by the mean of their faces; ``face_id`` is the most similar of these."""
+    """A person, by the mean of their faces; ``face_id`` is the most similar of these. ``similarity`` is one of
+    embeddings of ``embedding_contract``; ``fmr``, how often a stranger is as similar, is told while the gallery is
+    moved to another bundle."""
 
     person_id: str
     face_id: str
     name: str | None
     similarity: float
     rank: int
+    embedding_contract: str | None = None
+    fmr: float | None = None
 
 
 @dataclass(frozen=True)
@@ -133,13 +137,24 @@ class Probe:
 
 
 @dataclass(frozen=True)
+class SearchedSpace:
+    """Who was compared under one contract, while the gallery is moved to another bundle."""
+
+    embedding_contract: str
+    persons: int
+    operating_point: SearchPoint
+
+
+@dataclass(frozen=True)
 class Search:
-    """One entry in ``probes`` for each face that was searched."""
+    """One entry in ``probes`` for each face that was searched. ``spaces``: while the gallery is moved to another
+    bundle."""
 
     gallery: str
     gallery_size: GallerySize
     operating_point: SearchPoint
     probes: tuple[Probe, ...]
+    spaces: tuple[SearchedSpace, ...] | None = None
 
 
 @dataclass(frozen=True)

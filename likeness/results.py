@@ -98,6 +98,13 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class PersonComparison(Comparison):
+    """``embedding_contract``: under which the person was compared."""
+
+    embedding_contract: str | None = None
+
+
+@dataclass(frozen=True)
 class Verification(Comparison):
     """``faces_found`` is how many there are in each of the two photos."""
 
@@ -119,6 +126,15 @@ class Bundle:
     version: str
     licence: str
     commercial_use: bool
+
+
+@dataclass(frozen=True)
+class LoadedBundle(Bundle):
+    """A bundle that serves the galleries of its contract."""
+
+    embedding_contract: str
+    embedding_dimension: int
+    calibration_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -171,7 +187,7 @@ class Alignment:
 
 @dataclass(frozen=True)
 class Info:
-    """What runs there."""
+    """What runs there. ``bundles`` are all that are loaded, the default one first."""
 
     version: str
     bundle: Bundle
@@ -184,3 +200,4 @@ class Info:
     gallery_backend: str | None = None
     search: SearchMode | None = None
     alignment: Alignment | None = None
+    bundles: tuple[LoadedBundle, ...] = ()

@@ -61,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
         evaluate,
         galleries,
         keys,
+        migrate_model,
         photos,
         pull,
         quantize,
@@ -93,6 +94,7 @@ def parser() -> argparse.ArgumentParser:
     calibrate.add_command(commands, local)
     enrol.add_command(commands, remote)
     galleries.add_commands(commands, remote)
+    migrate_model.add_command(commands, remote)
     keys.add_command(commands, common)
     audit.add_command(commands, common)
     backup.add_commands(commands, common)

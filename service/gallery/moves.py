@@ -41,7 +41,10 @@ def turn(galleries: Galleries, gallery: str, phase: Phase) -> Migration:
 
 
 def end(galleries: Galleries, gallery: str, finish: bool, leave_behind: bool) -> None:
-    """Keep the pinned space, and erase the other one; see ``SpaceStore.begin_discarding``."""
+    """Keep the pinned space, and erase the other one; see ``SpaceStore.begin_discarding``. Of one there is nothing to
+    erase."""
+    if galleries.store.spaces.migration(galleries.store.gallery(gallery).key) is None:
+        return
     with galleries.replacing(gallery) as (record, opened, _):
         migration = galleries.store.spaces.begin_discarding(gallery, finish, leave_behind)
         assert isinstance(opened, MovingSearcher)
