@@ -166,6 +166,13 @@ accuracy-templates: $(INSTALLED_DEV) ## best of several photos against their mea
 accuracy-ambiguous: $(INSTALLED_DEV) ## how close two persons above the threshold are (LFW=, BUNDLE=)
 	$(VENV)/bin/python -m tests.benchmarks.ambiguous_searches $(LFW_PHOTOS) --without $(LABEL_ERRORS)
 
+PERSONS ?= 0
+accuracy-migration: $(INSTALLED_DEV) ## a gallery of LFW moves from open to buffalo_s while it is searched (LFW=, PERSONS=0 for all; weights for non-commercial use)
+	@$(LIKENESS) pull open --data-dir $(DATA_DIR)
+	@$(LIKENESS) pull buffalo_s --accept-license $(BUFFALO_LICENCE) --data-dir $(DATA_DIR)
+	$(VENV)/bin/python -m tests.benchmarks.model_migration --data-dir $(DATA_DIR) --images $(LFW)/images \
+	  --without $(LABEL_ERRORS) --persons $(PERSONS)
+
 train-demo: $(INSTALLED_DEV) ## compare losses on unseen people of LFW (LFW=folder with images/), half an hour, report in reports/train-demo
 	@$(LIKENESS) pull open --data-dir $(DATA_DIR)
 	$(VENV)/bin/python -m models.demo --data-dir $(DATA_DIR) --images $(LFW)/images --out reports/train-demo
