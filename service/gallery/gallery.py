@@ -75,7 +75,7 @@ class Galleries:
     @property
     def moves(self) -> bool:
         """Whether a gallery can be moved to another embedding space; see ``service.gallery.moves``."""
-        return isinstance(self.searchers, Segments)
+        return isinstance(self.searchers, Segments) and self.store.engine == "sqlite"
 
     def load(self, told: Callable[[int], object] = lambda _: None) -> int:
         """Get all galleries ready, the smallest first; returns how many faces there are.

@@ -66,11 +66,28 @@ function opened(gallery, facts) {
         h('p', { class: 'hint' }, [description, `${count(persons, 'person')}, ${count(faces, 'photo')}`,
           `since ${day(created)}`, days && `erased after ${count(days, 'day')}`].filter(Boolean).join(' · '))),
       h('button', { type: 'button', class: 'risky', on: { click: () => erase(gallery) } }, 'Delete the gallery')),
-    gallery.embedding_contract !== facts.embedding_contract && h('p', { class: 'told warn' },
+    served(gallery, facts) ? moving(id) : h('p', { class: 'told warn' },
       'This gallery was made with another bundle: it can be exported and deleted, not searched or enrolled into.'),
     panels.get(id),
     personList(id, tellErased),
   ];
+}
+
+function served({ embedding_contract: contract }, { bundles }) {
+  return bundles.some((bundle) => bundle.embedding_contract === contract);
+}
+
+/** A line that appears if the gallery is on its way to another bundle, for keys that may know. */
+function moving(id) {
+  const line = h('p', { class: 'told', hidden: true });
+  call('GET', galleryPath(id, 'migration')).then(({ phase, target, progress }) => {
+    if (phase === 'none') return;
+    const words = { embedding: 'On its way', cut_over: 'Moved', rolled_back: 'Rolled back' }[phase] ?? phase;
+    line.textContent = `${words}: ${progress.persons_moved} of ${count(progress.persons, 'person')} are with bundle ` +
+      `${target.bundle ?? 'that is not loaded'}, ${count(progress.faces_waiting, 'photo')} wait.`;
+    line.hidden = false;
+  }, () => {});
+  return line;
 }
 
 async function erase({ id, name, persons, faces }) {

@@ -22,10 +22,11 @@ export function leave() {
   live.stop();
 }
 
-function bundleTile({ bundle, embedding_contract: contract, embedding_dimension: dimension, version }) {
+function bundleTile({ bundle, bundles, embedding_contract: contract, embedding_dimension: dimension, version }) {
   return tile('Bundle', `${bundle.name}, version ${bundle.version}`,
     [['Embeddings', `${dimension} numbers`],
       ['Contract', h('code', { title: contract }, `${contract.slice(0, 12)}…`)],
+      bundles.length > 1 && ['Beside it', bundles.slice(1).map(({ name }) => name).join(', ')],
       ['Service', `version ${version}`]]);
 }
 
