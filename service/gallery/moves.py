@@ -11,7 +11,7 @@ from service.gallery.spaces import Migration, Phase
 
 def begin(galleries: Galleries, gallery: str, contract: str, dimension: int, crops_fit: bool) -> Migration:
     """See ``SpaceStore.begin``."""
-    if not galleries.searchers.moves:
+    if not galleries.moves:
         raise Conflict(
             "Galleries in PostgreSQL cannot be moved to another bundle yet; those of the embedded store can."
         )

@@ -126,11 +126,11 @@ class Detector(Protocol):
     """A face detector over equally sized images, see ``service.runtime.networks.DetectorNetwork``."""
 
     def __call__(
-        self, images: NDArray[np.uint8]
+        self, images: NDArray[np.uint8], /
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]: ...
 
 
 class Embedder(Protocol):
     """An embedder over aligned crops, see ``service.runtime.networks.EmbedderNetwork``."""
 
-    def __call__(self, crops: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]: ...
+    def __call__(self, crops: NDArray[np.uint8], /) -> tuple[NDArray[np.float32], NDArray[np.float32]]: ...

@@ -27,7 +27,7 @@ Values: TypeAlias = NDArray[np.uint8]
 # Input buffers lie outside ONNX Runtime's arena and so outside its ceiling. 8 tiles of 1280² are 39 MB.
 _MOST_BYTES = 128 << 20
 # What a replayed run may differ by from a plain one: some kernels add up in an order that is not fixed.
-_CLOSE = {"rtol": 1e-3, "atol": 1e-4}
+_RTOL, _ATOL = 1e-3, 1e-4
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class BoundSession:
         # With other values than it is then compared with: a graph that goes on giving its first answer is found out.
         graph.answer(255 - values)
         for name, replayed, plain in zip(self._outputs, graph.answer(values), expected, strict=True):
-            if not np.allclose(replayed, plain, **_CLOSE):
+            if not np.allclose(replayed, plain, rtol=_RTOL, atol=_ATOL):
                 off = float(np.abs(replayed - plain).max())
                 raise RuntimeError(f"{name} of a graph for {values.shape} is off by {off:.3g} from a plain run")
         return graph
