@@ -1,5 +1,6 @@
 """The keys of persons in PostgreSQL: rotated, restored, damaged, and absent from a dump."""
 
+import json
 import subprocess
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import numpy as np
 import psycopg
 import pytest
 
+from service.cli.main import main
 from service.errors import PersonNotFound
 from service.gallery.records import NewFace
 from service.gallery.store import Store
@@ -107,6 +109,27 @@ def test_rotation_leaves_old_replicas_without_the_keys(store: Store, postgres_ur
     add(again, "late")
     again.check()
     again.close()
+
+
+def test_the_command_rotates_the_keys_of_the_database(
+    store: Store, postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = MasterKey.new()
+    for name, value in {
+        "LIKENESS_DATABASE_URL": postgres_url,
+        "LIKENESS_MASTER_KEY": GIVEN.text,
+        "LIKENESS_NEW_MASTER_KEY": new.text(),
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert main(["keys", "rotate-master", "--data-dir", str(tmp_path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["persons"], told["master_key"]) == (3, new.name)
+    with pytest.raises(MasterKeyError):
+        store.embeddings("g", "ann")
+    again = open_store(postgres_url, GivenPlace(new.text()))
+    assert persons(again) == everyone("ann", "bob", "eve")
+    again.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_whoever_was_added_while_keys_are_rotated_opens_afterwards(
