@@ -27,6 +27,7 @@ def doctor(
     def ask(url: str, master: str) -> dict[str, Any]:
         monkeypatch.setenv("LIKENESS_DATABASE_URL", url)
         monkeypatch.setenv("LIKENESS_MASTER_KEY", master)
+        capsys.readouterr()
         main(["doctor", "--system", "--json", "--data-dir", str(tmp_path), "--port", "0"])
         told = capsys.readouterr().out
         assert postgres_server.password not in told
