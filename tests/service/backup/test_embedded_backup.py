@@ -110,9 +110,9 @@ def test_each_backup_is_a_point_in_time_and_the_erased_stay_erased(
         assert (told["persons"], told["faces"], told["erased_again"]) == (len(expected), len(expected), again)
         assert persons(tmp_path / to) == expected
     store = opened(tmp_path / "first")
-    add(store, "one more")
+    add(store, "one-more")
     store.close()
-    assert persons(tmp_path / "first") == {"ann", "eve", "one more"}
+    assert persons(tmp_path / "first") == {"ann", "eve", "one-more"}
 
 
 def test_a_backup_has_no_key_and_is_nobodys_but_the_owners(
