@@ -82,6 +82,9 @@ class Searching:
                 return
             for space in answer.spaces or ():
                 counts.persons[space.embedding_contract == self._target] += space.persons
+            if answer.spaces is None:
+                now = {candidate.embedding_contract for candidate in answer.probes[0].candidates}
+                counts.persons[self._target in now] += answer.gallery_size.persons
             thresholds = {s.embedding_contract: s.operating_point.threshold for s in answer.spaces or ()}
             [probe] = answer.probes
             reached = [
