@@ -14,6 +14,7 @@ from service.api import errors
 from service.api.callers import CallerContext
 from service.api.context import RequestContext
 from service.api.document import describe, name_operation
+from service.api.figures import GallerySizes
 from service.api.guard import CountedRequests, Guard, admit
 from service.api.intake import Intake
 from service.api.routes import bulk, faces, health, metrics, migration, photos, report
@@ -115,6 +116,7 @@ def create_app(
     app.state.settings = settings
     app.state.workers = Workers(engine.photo_threads, settings.max_waiting, "photos", settings.max_per_client)
     app.state.galleries = galleries
+    app.state.gallery_sizes = None if galleries is None else GallerySizes(galleries, engines)
     app.state.store_workers = Workers(STORE_THREADS, settings.max_waiting, "store", settings.max_per_client)
     app.state.search_workers = Workers(SEARCH_THREADS, settings.max_waiting, "search", settings.max_per_client)
     app.state.intake = Intake(settings.max_body_bytes, settings.max_upload_bytes)

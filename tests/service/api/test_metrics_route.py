@@ -5,11 +5,13 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
+from service.api import figures
 from service.api.app import create_app
 from service.engine import Engine
 from service.gallery.gallery import Galleries
@@ -78,6 +80,29 @@ def test_galleries_what_runs_and_how_far_the_index_is_behind(
     assert value(client, "likeness_index_lag_faces") == 1
     enrol(client, "staff", "bob", portrait)
     assert value(client, "likeness_index_lag_faces") == 0
+
+
+def test_many_galleries_are_not_counted_each_time(
+    client: TestClient, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def galleries() -> float:
+        return value(client, "likeness_galleries", contract="other")
+
+    def add(id: str) -> None:
+        store.put_gallery(id, None, None, "0" * 64, 128)
+
+    monkeypatch.setattr(figures, "ALWAYS", 2)
+    add("a")
+    assert galleries() == 1
+    add("b")
+    assert galleries() == 2
+    add("c")
+    assert galleries() == 3
+    add("d")
+    assert galleries() == 3
+    later = SimpleNamespace(monotonic=lambda: time.monotonic() + figures.LASTING_S)
+    monkeypatch.setattr(figures, "time", later)
+    assert galleries() == 4
 
 
 def test_a_gallery_that_is_being_loaded_is_told(
