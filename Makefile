@@ -32,9 +32,22 @@ run: $(INSTALLED) ## install, obtain the default bundle, serve on 127.0.0.1 (POR
 	@$(LIKENESS) keys create --if-none --name first --data-dir $(DATA_DIR)
 	@$(LIKENESS) serve --bundle $(BUNDLE) --data-dir $(DATA_DIR) --port $(PORT)
 
-test: $(INSTALLED_DEV) ## run the tests, with the real bundle
+# Files of tests are shared out over so many processes; 0: none but the one that collects them.
+TESTS_AT_ONCE ?= 0
+PYTEST = pytest -n $(TESTS_AT_ONCE) --dist loadfile
+test: $(INSTALLED_DEV) ## run the tests, with the real bundle (TESTS_AT_ONCE=2: in two processes)
 	@$(LIKENESS) pull open --data-dir $(DATA_DIR)
-	LIKENESS_TEST_DATA_DIR=$(DATA_DIR) $(VENV)/bin/python -m pytest
+	LIKENESS_TEST_DATA_DIR=$(DATA_DIR) $(VENV)/bin/python -m $(PYTEST)
+
+coverage: $(INSTALLED_DEV) ## the same, and what of each room they run; every line in reports/coverage
+	@$(LIKENESS) pull open --data-dir $(DATA_DIR)
+	@rm -rf reports/coverage
+	@mkdir -p reports/coverage
+	LIKENESS_TEST_DATA_DIR=$(DATA_DIR) $(VENV)/bin/python -m coverage run -m $(PYTEST)
+	@$(VENV)/bin/python -m coverage combine --quiet
+	@$(VENV)/bin/python -m coverage html --quiet
+	@$(VENV)/bin/python -m coverage json --quiet -o reports/coverage/coverage.json
+	@$(VENV)/bin/python -m tests.covered_rooms reports/coverage/coverage.json
 
 test-postgres: $(INSTALLED_DEV) ## run the tests of galleries, and of all clients, on PostgreSQL alone
 	@$(LIKENESS) pull open --data-dir $(DATA_DIR)

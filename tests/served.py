@@ -1,7 +1,10 @@
 """The real server: in a process of its own, or in this one where it needs settings that no flag has."""
 
+import contextlib
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -72,8 +75,7 @@ def serving(
         try:
             yield Served(_wait_until_ready(process, log), process, log)
         finally:
-            process.kill()
-            process.wait()
+            _end(process)
 
 
 @contextmanager
@@ -109,6 +111,22 @@ def answering(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
+
+
+def free_port() -> int:
+    """A loopback port that nobody listened on a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """At once; but where what has been run is counted, the process is left the time to write that down."""
+    if "COVERAGE_PROCESS_CONFIG" in os.environ:
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(20)
+    process.kill()
+    process.wait()
 
 
 def _wait_until_ready(process: "subprocess.Popen[bytes]", log: IO[bytes], patience_s: float = 120) -> str:
