@@ -3,7 +3,6 @@
 import io
 import json
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Mapping
@@ -15,8 +14,11 @@ from PIL import Image, ImageOps
 
 from tests.conftest import package_folder
 from tests.containers.container import UID, Container
+from tests.served import free_port
 
 PATIENCE_S = 240.0
+# Long enough to ask something meanwhile, also on a machine that has much else to do.
+DRAIN_S = 5.0
 # What a container does not need, and whoever breaks in would like to find.
 UNWANTED = ("gcc", "cc", "g++", "make", "curl", "wget", "git")
 
@@ -28,14 +30,16 @@ def first_life(root: Path, data: Path, config: Mapping[str, Any], given: Mapping
     rows = [("size of the image's files", f"{_megabytes(root):,.0f} MB"), *_checked_image(root, config)]
     assert not list((root / "opt/weights").iterdir()), "weights are in the image"
     container = Container.of(root, data, config, given, network=True)
-    port = str(_free_port())
+    port = str(free_port())
     log = data.with_suffix(".log")
-    with container.started(log, LIKENESS_PORT=port) as process:
+    with container.started(log, LIKENESS_PORT=port, LIKENESS_DRAIN_S=f"{DRAIN_S:g}") as process:
         rows.append(("first start, weights pulled, until ready", f"{_ready(container, process, log, port):.1f} s"))
         rows += _checked_process(container, process.pid)
         rows += _checked_service(container, process.pid, port)
-        rows.append(("SIGTERM until the end, exit code 0", f"{_ended(process, port):.1f} s"))
-    with container.started(log, LIKENESS_PORT=port) as process:
+        rows.append(
+            (f"SIGTERM until the end, {DRAIN_S:g} s of it `drain_s`, exit code 0", f"{_ended(process, port):.1f} s")
+        )
+    with container.started(log, LIKENESS_PORT=port, LIKENESS_DRAIN_S=f"{DRAIN_S:g}") as process:
         rows.append(("second start until ready", f"{_ready(container, process, log, port):.1f} s"))
         _ended(process, port)
     return rows
@@ -151,9 +155,3 @@ def _jpeg(image: Image.Image) -> bytes:
 
 def _megabytes(root: Path) -> float:
     return sum(path.lstat().st_blocks * 512 for path in root.rglob("*")) / 1e6
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
