@@ -54,6 +54,9 @@ test-postgres: $(INSTALLED_DEV) ## run the tests of galleries, and of all client
 	LIKENESS_TEST_DATA_DIR=$(DATA_DIR) LIKENESS_TEST_BACKENDS=postgresql $(VENV)/bin/python -m pytest \
 	  tests/service/postgres tests/service/gallery tests/service/api tests/service/test_retention.py tests/likeness tests/examples
 
+walk: $(INSTALLED_DEV) ## what the README tells a newcomer, word by word, in a fresh clone; with the time of each step (minutes)
+	$(VENV)/bin/python -m tests.docs.walk
+
 test-kills: $(INSTALLED_DEV) ## kill the server 50 times over 10,000 answered writes (minutes)
 	@$(LIKENESS) pull open --data-dir $(DATA_DIR)
 	LIKENESS_TEST_DATA_DIR=$(DATA_DIR) LIKENESS_TEST_KILLS=50 LIKENESS_TEST_WRITES=10000 \
@@ -218,8 +221,9 @@ $(VENV)/bin/python:
 $(INSTALLED): requirements/$(DEVICE).txt pyproject.toml | $(VENV)/bin/python
 	@if [ -e $(VENV)/.installed-$(OTHER) ]; then \
 	  echo "$(VENV) holds the $(OTHER) set; the two cannot share one environment. Run make clean first." >&2; exit 1; fi
-	$(PIP) install --no-deps --require-hashes --requirement requirements/$(DEVICE).txt
-	$(PIP) install --no-deps --no-build-isolation --quiet --editable .
+	@echo "Installing the locked packages into $(VENV); this takes a minute or two."
+	@$(PIP) install --no-deps --require-hashes --quiet --requirement requirements/$(DEVICE).txt
+	@$(PIP) install --no-deps --no-build-isolation --quiet --editable .
 	@touch $@
 
 # For the tests of models/. Not in the lock, whose hashes would demand the CUDA build: any build of this version will

@@ -64,7 +64,7 @@ def fit_to_machine(model: ModelProto, size: int) -> tuple[ModelProto, GraphForm 
         best = min(seconds, key=seconds.__getitem__)
         saved = seconds[""] - seconds[best]
         figures = ", ".join(f"{name or 'as is'} {1000 * s:.2f} ms" for name, s in seconds.items())
-        log.info("A crop here, by form of the %s: %s.", step, figures)
+        log.info("Time of a face on this machine, by form of the %s: %s.", step, figures)
         if saved >= max(MIN_GAIN * seconds[""], MIN_SAVED_S):
             model = forms[best]
             chosen.append(f"{step} {best}")

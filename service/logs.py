@@ -21,6 +21,12 @@ def write_as(format: Format) -> None:
     formatter = JsonLines() if format == "json" else TextLines("%(levelname)s %(message)s")
     for handler in logging.getLogger().handlers:
         handler.setFormatter(formatter)
+        handler.addFilter(tells_something)
+
+
+def tells_something(record: logging.LogRecord) -> bool:
+    """All but what Alembic says of itself each time; that it changes the tables is told."""
+    return record.name != "alembic.runtime.migration" or record.msg.startswith("Running")
 
 
 class TextLines(logging.Formatter):

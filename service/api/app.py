@@ -70,7 +70,7 @@ def create_app(
                 await anyio.to_thread.run_sync(migrations.serve_all)
                 galleries.expecting = False
                 faces = await anyio.to_thread.run_sync(galleries.load, abandon_on_cancel=True)
-                log.info("%d enrolled faces in memory after %.1f s", faces, time.perf_counter() - start)
+                log.info("Ready: %d enrolled faces in memory after %.1f s", faces, time.perf_counter() - start)
         except Exception as error:
             log.exception("The service cannot start.")
             if failed is not None:

@@ -65,9 +65,10 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(told))
     else:
+        where = f" (see {rejected})" if counts["rejected"] else ""
         print(
             f"{args.gallery}: {len(persons)} persons, {counts['enrolled']} photos enrolled, "
-            f"{counts['already_there']} already there, {counts['rejected']} rejected (see {rejected}); "
+            f"{counts['already_there']} already there, {counts['rejected']} rejected{where}; "
             f"{seconds:.1f} s, {told['photos_per_second']} photos/s"
         )
     return 0 if counts["enrolled"] or counts["already_there"] else 3

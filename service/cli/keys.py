@@ -120,7 +120,9 @@ def _show(args: argparse.Namespace, record: AccessKey, key: str) -> int:
     if args.json:
         print(json.dumps({"key": key, **record.shown()}))
     else:
-        print("An access key, shown this once; callers send it as `Authorization: Bearer KEY`:", file=sys.stderr)
+        print(
+            "An access key, shown this once. Commands take it from LIKENESS_KEY, the page asks for it:", file=sys.stderr
+        )
         print(key)
     return 0
 

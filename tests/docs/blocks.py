@@ -65,6 +65,13 @@ def blocks_of(page: Path) -> Iterator[Block]:
             before = line.strip()
 
 
+def assert_first_steps(printed: str) -> None:
+    """What the commands of the README print of its sample photos: two match, a visitor is known, a stranger not."""
+    assert '"match":true' in printed, printed
+    assert re.search(r": identified$", printed, re.MULTILINE), printed
+    assert [*re.findall(r'"decision":"(\w+)"', printed)] == ["identified", "unknown"], printed
+
+
 def inline_of(page: Path) -> Iterator[str]:
     """What stands in backticks between the blocks."""
     prose = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)

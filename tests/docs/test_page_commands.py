@@ -18,7 +18,7 @@ import pytest
 from likeness import Client
 from service.cli.main import parser
 from tests.conftest import ROOT, Running
-from tests.docs.blocks import PAGES, Block, blocks_of, inline_of
+from tests.docs.blocks import PAGES, Block, assert_first_steps, blocks_of, inline_of
 from tests.served import serving
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
@@ -78,7 +78,7 @@ def test_the_commands_of_a_page_work_one_after_the_other(
         text = block.text if block.language == "python" else "\n".join(block.commands)
         code = "\n".join([*([block.told] if block.mark == "run after" else []), text])
         # Where the service is in these tests, and the other one of a move.
-        code = re.sub(r"http://(127\.0\.0\.1|other):8000", running.url, code)
+        code = re.sub(r"http://(127\.0\.0\.1|other):8000", running.url, code).replace("lk_…", running.key)
         if block.language == "python":
             (folder / f"block{block.line}.py").write_text(code)
             code = f"python block{block.line}.py"
@@ -95,6 +95,8 @@ def test_the_commands_of_a_page_work_one_after_the_other(
     command = ["bash", "-c", "\n".join(script)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, cwd=folder, check=False)
     assert run.returncode == 0, f"{run.stderr}\n{run.stdout[-3000:]}"
+    if page.name == "README.md":
+        assert_first_steps(run.stdout)
     if page.name == "operations.md":
         assert_restored(folder / "restored", running, data_dir)
 
@@ -174,6 +176,16 @@ def test_tests_that_are_named_are_there() -> None:
                 assert (ROOT / code).exists(), f"{page.name}: {code}"
             elif re.fullmatch(r"test_[a-z_]+\.py", code):
                 assert code in names, f"{page.name}: {code}"
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    linked = set(re.findall(r"\]\(([^)#:\s]+)", (ROOT / "README.md").read_text(encoding="utf-8")))
+    assert {str(page.relative_to(ROOT)) for page in PAGES} - linked == {"README.md"}
+
+
+def test_every_target_of_make_is_in_the_documentation() -> None:
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert make_targets() - set(re.findall(r"\bmake ([a-z-]+)", text)) == set()
 
 
 def check_flags(where: str, arguments: list[str], known: set[str]) -> None:
