@@ -105,9 +105,9 @@ def test_a_dump_is_restored_and_the_erased_stay_erased(
     assert persons(empty) == {"ann", "eve"}
     assert command(empty, "keys", "list")["keys"] == [], "what was revoked stays so"
     store = opened(empty)
-    add(store, "one more")
+    add(store, "one-more")
     store.close()
-    assert persons(empty) == {"ann", "eve", "one more"}
+    assert persons(empty) == {"ann", "eve", "one-more"}
     assert "nothing is restored over" in command(empty, *words("restore", tmp_path), code=EXIT_WRONG_USE)
 
 
