@@ -138,7 +138,10 @@ class Galleries:
         """
         with self._changing(gallery) as changed:
             imported = self.store.import_persons(gallery, persons, contract)
-            changed.add(imported.added)
+            if isinstance(changed, Noted):
+                changed.note(imported.added.faces, imported.added.persons, imported.contract)
+            else:
+                changed.add(imported.added)
         return imported
 
     def delete_person(self, gallery: str, person: str) -> None:

@@ -60,5 +60,5 @@ def add_embedded(galleries: Galleries, gallery: str, migration: Migration, embed
             return 0
         fresh = galleries.store.spaces.add_embedded(gallery, migration.target.contract, embedded)
         assert isinstance(changed, Noted)
-        changed.note(fresh.faces, fresh.persons)
+        changed.note(fresh.faces, fresh.persons, migration.target.contract)
         return len(fresh.faces)

@@ -63,22 +63,30 @@ class SpacesResult:
 
 @dataclass(eq=False)
 class Noted:
-    """The faces and persons of one change, which is read from the store when it is made."""
+    """The faces and persons of one change, which is read from the store when it is made.
 
-    faces: list[int] = field(default_factory=list)
+    Attributes:
+        faces: those that are new in a space, by its contract; under None those that are new in each that they are in.
+    """
+
+    faces: dict[str | None, list[int]] = field(default_factory=dict)
     persons: list[int] = field(default_factory=list)
     gone: list[int] = field(default_factory=list)
 
     def add(self, templates: Templates) -> None:
         self.note(templates.faces, templates.persons)
 
-    def note(self, faces: Keys, persons: Keys) -> None:
-        """Faces that are new, or new in a space."""
-        self.faces += faces.tolist()
+    def note(self, faces: Keys, persons: Keys, contract: str | None = None) -> None:
+        """Faces that are new, or new in the space of a contract."""
+        self.faces.setdefault(contract, []).extend(faces.tolist())
         self.persons += persons.tolist()
 
     def remove(self, faces: NDArray[np.int64]) -> None:
         self.gone += faces.tolist()
+
+    def of(self, contract: str) -> list[int]:
+        """Those that the space of a contract is to look for."""
+        return self.faces.get(None, []) + self.faces.get(contract, [])
 
 
 class MovingSearcher:
@@ -197,8 +205,8 @@ class MovingSearcher:
             if noted.gone:
                 touched |= set(segment.owners(gone).tolist())
                 segment.remove(gone)
-            if noted.faces:
-                segment.add(self._store.spaces.reader(space).templates_of(self._key, noted.faces))
+            if wanted := noted.of(space.contract):
+                segment.add(self._store.spaces.reader(space).templates_of(self._key, wanted))
         self._decide(migration, touched)
 
     def _decide(self, migration: Migration, persons: Iterable[int]) -> None:

@@ -14,7 +14,7 @@ from service.cli.main import main
 from tests.served import Served
 
 CROPS = {"LIKENESS_KEEP_CROPS": "true"}
-FACES = 200
+FACES = 100
 
 
 @pytest.fixture
@@ -45,8 +45,7 @@ def test_a_server_that_is_killed_goes_on(
         client.put_gallery("g")
         for person, photo in (("ann", portrait), *((f"p{i}", photo) for i, photo in enumerate(group_portraits[:3]))):
             client.put_person("g", person)
-            for _ in range(FACES // 100):
-                client.enrol("g", person, [photo] * 25)
+            client.enrol("g", person, [photo] * (FACES // 4))
         assert told(server, capsys, "--to", "buffalo_s", "--no-wait")["phase"] == "embedding"
         deadline = time.monotonic() + 60
         while not (progress := client.migration("g").progress) or not progress.faces_embedded:

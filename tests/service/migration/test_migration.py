@@ -37,6 +37,7 @@ def rows(folder: Path, table: str) -> int:
 
 
 def test_a_gallery_with_crops_moves_in_the_background_and_back(
+    caplog: pytest.LogCaptureFixture,
     opened: Opened,
     contracts: tuple[str, str],
     other_bundle: str,
@@ -88,6 +89,8 @@ def test_a_gallery_with_crops_moves_in_the_background_and_back(
     with opened() as service:
         assert service.found(portrait_again) == ("ann", old)
         assert service.get("")["faces"] == 7
+    # Nothing of it went wrong and was mended behind the back.
+    assert [record.message for record in caplog.records if record.levelname in ("ERROR", "WARNING")] == []
 
 
 def test_persons_without_crops_stay_findable_until_they_are_enrolled_again(
