@@ -127,7 +127,12 @@ def restore(place: Place, archive: Archive, keys: Path, moment: datetime | None,
 
 
 def _facts(connection: "psycopg.Connection[tuple[Any, ...]]") -> dict[str, Any]:
-    row = connection.execute(_FACTS.encode()).fetchone()
+    try:
+        row = connection.execute(_FACTS.encode()).fetchone()
+    except psycopg.errors.UndefinedTable as error:
+        raise Unavailable(
+            "There is no gallery in this database: no service has used it yet. Check its name."
+        ) from error
     assert row is not None
     return dict(zip(("key_file", "revision", "galleries", "persons", "faces", "master_key"), row, strict=True))
 
