@@ -106,6 +106,7 @@ def search(
     extrapolate: bool = False,
     filter: Wanted | None = None,
     candidates: CandidatePolicy = "all",
+    exact: bool = False,
 ) -> Call[Search]:
     """Who of the gallery is it? That it is nobody known is an ordinary answer.
 
@@ -120,8 +121,9 @@ def search(
         extrapolate: below the rates that the calibration can speak about, answer from a fitted tail.
         filter: only persons whose metadata has these values.
         candidates: ``above_threshold`` leaves out those below it.
+        exact: compare with everybody, also where the service has an index for speed.
     """
-    options = _search_options(top_k, fpir, fmr, threshold, extrapolate, candidates)
+    options = _search_options(top_k, fpir, fmr, threshold, extrapolate, candidates) | given(exact=exact or None)
     fields = {"faces": faces, "quality": quality, **options, "filter": None if filter is None else dumps(dict(filter))}
     return _searching(gallery, form([("image", image)], fields))
 
@@ -138,9 +140,10 @@ def search_embedding(
     extrapolate: bool = False,
     filter: Wanted | None = None,
     candidates: CandidatePolicy = "all",
+    exact: bool = False,
 ) -> Call[Search]:
     """Whose embedding is it? For the arguments see ``search``."""
-    fields = _search_options(top_k, fpir, fmr, threshold, extrapolate, candidates)
+    fields = _search_options(top_k, fpir, fmr, threshold, extrapolate, candidates) | given(exact=exact or None)
     fields |= {"embedding": [float(x) for x in embedding], "embedding_contract": embedding_contract}
     return _searching(gallery, json_body(fields | given(filter=None if filter is None else dict(filter))))
 

@@ -171,7 +171,8 @@ class Limits:
 
 @dataclass(frozen=True)
 class SearchMode:
-    """``exact``: a search gives the candidates that comparing the probe with every enrolled face gives."""
+    """``exact``: a search gives the candidates that comparing the probe with every enrolled face gives; ``indexed``:
+    large galleries are searched through an index, which may miss one."""
 
     mode: str
     device: str

@@ -78,6 +78,14 @@ class Settings(BaseSettings):
     database_url: Annotated[
         SecretStr | None, Field(description="PostgreSQL that holds the galleries; default: a file in the data folder")
     ] = None
+    search_in: Annotated[
+        Literal["auto", "database", "memory"],
+        Field(description="with PostgreSQL, where searches run: there, or in a copy in memory that follows it"),
+    ] = "auto"
+    search_memory_mib: Annotated[int, Field(ge=0, le=1 << 24, description="most that such copies take together")] = 2048
+    hnsw_from: Annotated[
+        int, Field(ge=0, description="galleries of so many persons get an index in PostgreSQL; 0: none, all is exact")
+    ] = 0
     master_key: Annotated[
         SecretStr | None, Field(description="key of the keys, base64 of 32 bytes; default: a file")
     ] = None

@@ -129,6 +129,7 @@ class SearchRequest(_Searched):
     top_k: Annotated[int, Field(ge=1, le=100)] = 5
     filter: Filter | None = None
     candidates: Literal["all", "above_threshold"] = "all"
+    exact: Annotated[bool, Field(description="compare with everybody, also where there is an index for speed")] = False
 
     @model_validator(mode="after")
     def _one_kind(self) -> "SearchRequest":

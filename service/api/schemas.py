@@ -268,9 +268,10 @@ class Limits(BaseModel):
 
 
 class SearchOut(BaseModel):
-    """``exact``: every search gives the same candidates as comparing the probe with every enrolled face."""
+    """``exact``: every search gives the same candidates as comparing the probe with every enrolled face. ``indexed``:
+    large galleries are searched through an index, which may miss a candidate, unless a search asks for ``exact``."""
 
-    mode: Literal["exact"]
+    mode: Literal["exact", "indexed"]
     device: str
 
 

@@ -14,7 +14,7 @@ from service.api.guard import Guard
 from service.cli.options import settings_of
 from service.cli.places import guarding
 from service.cli.server import server_of
-from service.cli.stores import open_store
+from service.cli.stores import open_store, searching
 from service.engine import load_engine
 from service.engines import Engines
 from service.errors import InvalidRequest, Unavailable
@@ -86,8 +86,9 @@ def _serve(settings: Settings) -> int:
     try:
         with guarding(settings, store.keys) as guard:
             device = search_device(settings.provider, settings.gpus[0])
-            galleries = Galleries(store, card.embedding_contract, card.contract.dimension, device)
-            _listen(engines, settings, galleries, guard)
+            with searching(settings, store, device) as searchers:
+                galleries = Galleries(store, card.embedding_contract, card.contract.dimension, device, searchers)
+                _listen(engines, settings, galleries, guard)
     finally:
         store.close()
     return 0

@@ -1,7 +1,10 @@
 """The store that the settings name: a file in the data folder, or PostgreSQL for any number of replicas."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from service.gallery.searcher import Searchers
 from service.gallery.store import Store
 from service.security.key_file import KeyFile
 from service.security.master_key import MasterKey
@@ -25,6 +28,27 @@ def open_store(settings: Settings) -> Store:
     if (settings.data_dir / "gallery" / "gallery.db").exists():
         log.warning("There is a gallery.db in %s, too; it is not used, as there is a database_url.", settings.data_dir)
     return store.open_store(url, place)
+
+
+@contextmanager
+def searching(settings: Settings, store: Store, device: str) -> Iterator[Searchers | None]:
+    """Who answers searches of a store from ``open_store``, as long as it is needed; None: segments in this process.
+
+    Args:
+        device: of what is searched in memory, "cpu" or "cuda".
+    """
+    if settings.database_url is None:
+        yield None
+        return
+    from service.postgres.hnsw import Hnsw
+    from service.postgres.searchers import SearchPlan, searchers_of
+
+    plan = SearchPlan(settings.search_in, device, settings.search_memory_mib, Hnsw(settings.hnsw_from))
+    searchers = searchers_of(store, plan).start()
+    try:
+        yield searchers
+    finally:
+        searchers.close()
 
 
 def rotate_master(settings: Settings, master: MasterKey) -> int:

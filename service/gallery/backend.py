@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine
 
+from service.gallery.projection import Projection
 from service.security.person_keys import PersonKeys
 
 T = TypeVar("T")
@@ -49,9 +50,11 @@ class Backend:
         differences: between persons and keys, which a crash or a restored backup has left.
         check: raises Unavailable while the database does not answer, cheap enough for a health check; None where it is
             in this process.
+        projection: told of every change of faces in its transaction, where searches need more than the store.
     """
 
     sessions: Transactions
     keys: PersonKeys
     differences: Callable[[Connection], Differences]
     check: Callable[[], None] | None = None
+    projection: Projection | None = None

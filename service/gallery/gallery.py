@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from service.errors import GalleryNotFound, ModelMismatch, NotReady
 from service.gallery.moving import MovingSearcher, Noted, SpacesResult, other_contract
-from service.gallery.records import FaceRecord, GalleryRecord, Metadata, NewFace, Templates
+from service.gallery.records import FaceRecord, GalleryRecord, Metadata, NewFace
 from service.gallery.searcher import Changed, Held, Question, Searcher, Searchers, SearchResult
 from service.gallery.segment import Segment
 from service.gallery.segment_searcher import Segments
@@ -88,7 +88,7 @@ class Galleries:
         faces = 0
         for record in sorted(self._own(), key=lambda record: record.faces):
             opened = self._open.get(record.key)
-            if opened is None or opened.loaded:
+            if opened is None:
                 continue
             with contextlib.suppress(GalleryNotFound):  # deleted meanwhile
                 faces += opened.load(told)
@@ -276,13 +276,12 @@ class Galleries:
                     pass
 
     def _tell(self, changed: Changed, gallery: str, added: AddedFaces, faces: Sequence[NewFace]) -> None:
-        keys = np.array([face.key for face in added.faces], np.int64)
-        owners = np.full(len(keys), added.person_key, np.int64)
         if isinstance(changed, Noted):
-            changed.note(keys, owners)
+            keys = np.array([face.key for face in added.faces], np.int64)
+            changed.note(keys, np.full(len(keys), added.person_key, np.int64))
             return
         pinned = self.store.gallery(gallery).embedding_contract
-        changed.add(Templates(keys, owners, np.stack([face.embeddings(pinned)[pinned] for face in faces])))
+        changed.add(added.templates(faces, pinned))
 
     def _searcher(self, record: GalleryRecord, made_now: bool) -> Searcher:
         migration = self.store.spaces.migration(record.key) if self.moves else None

@@ -85,7 +85,7 @@ class Searcher(Protocol):
     told: bool
 
     def load(self, progress: Callable[[int], object]) -> int:
-        """Get ready; how many faces there are now. ``progress`` is told how many more, again and again.
+        """Get ready; how many faces have come with it. ``progress`` is told how many more, again and again.
 
         Raises GalleryNotFound (deleted meanwhile).
         """

@@ -71,10 +71,11 @@ class SegmentSearcher:
         self._writing = threading.Lock()
 
     def load(self, progress: Callable[[int], object]) -> int:
+        if self.loaded:
+            return 0
         with self._writing:
-            if not self.loaded:
-                catch_up(self.segment, self._store, self._key, progress)
-                self.loaded = True
+            catch_up(self.segment, self._store, self._key, progress)
+            self.loaded = True
             return len(self.segment)
 
     @contextlib.contextmanager

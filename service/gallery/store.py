@@ -1,7 +1,7 @@
 """Who is enrolled, durably: the truth that indexes are built from and checked against."""
 
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from service.gallery.records import FaceRecord, GalleryRecord, Metadata, NewFace
 from service.gallery.space_store import SpaceStore
 from service.gallery.store_bulk import BulkPerson, Imported
 from service.gallery.store_faces import AddedFaces, Answer, Once
+from service.gallery.store_persons import Removed
 from service.gallery.store_session import Sessions
 from service.gallery.store_values import MAX_PAGE, batches
 from service.reserve import RESERVE_BYTES
@@ -58,7 +59,7 @@ class Store:
         Raises:
             KeyFileError: keys are missing that were never destroyed.
         """
-        self.keys = backend.keys
+        self.backend, self.keys = backend, backend.keys
         self._sessions = backend.sessions
         self._check = backend.check
         # Of persons whose rows are gone, until they are destroyed: only a disk that fails leaves any here.
@@ -143,7 +144,10 @@ class Store:
         """
         with self._sessions.write() as connection:
             shown = {"name": name, "description": description, "retention_days": retention_days}
-            return store_galleries.put(connection, id, shown, embedding_contract, dimension)
+            gallery, made = store_galleries.put(connection, id, shown, embedding_contract, dimension)
+            if made and self.backend.projection is not None:
+                self.backend.projection.made(connection, gallery)
+            return gallery, made
 
     def gallery(self, id: str) -> GalleryRecord:
         """Raises GalleryNotFound."""
@@ -176,7 +180,7 @@ class Store:
         It is gone for all callers in one durable step. Its rows follow in bounded steps, between which others write,
         and which a store that is opened after a crash finishes.
         """
-        key = self._sessions.delete(lambda connection: store_galleries.condemn(connection, id))
+        key = self._sessions.delete(lambda connection: self._condemn(connection, id))
         self._delete_condemned(key)
         self.erase()
         return key
@@ -230,7 +234,9 @@ class Store:
                 store opens or deletes again.
         """
         gone = self._sessions.delete(
-            lambda connection: store_persons.remove(connection, self.keys.within(connection), gallery, id)
+            lambda connection: self._told(
+                connection, gallery, store_persons.remove(connection, self.keys.within(connection), gallery, id)
+            )
         )
         self._destroy([gone.key])
         self.erase()
@@ -243,9 +249,7 @@ class Store:
 
     def delete_if_due(self, gallery: str, id: str, at: datetime) -> list[int] | None:
         """Like ``delete_person``, but None, and nothing done, for a person whose time is not up at ``at``."""
-        gone = self._sessions.delete(
-            lambda connection: store_retention.remove_if_due(connection, self.keys.within(connection), gallery, id, at)
-        )
+        gone = self._sessions.delete(lambda connection: self._remove_if_due(connection, gallery, id, at))
         if gone is None:
             return None
         self._destroy([gone.key])
@@ -293,7 +297,11 @@ class Store:
             ModelMismatch: an embedding is not of the gallery's dimension.
         """
         with self._sessions.write() as connection:
-            return store_faces.add(connection, self.keys.within(connection), (gallery, person), faces, once, answer)
+            place = (gallery, person)
+            added = store_faces.add(connection, self.keys.within(connection), place, faces, once, answer)
+            if not added.repeated:
+                self._added(connection, gallery, lambda pinned: added.templates(faces, pinned))
+            return added
 
     def answered(self, gallery: str, person: str, once: Once) -> Mapping[str, Any] | None:
         """The answer that is remembered under ``once``, so that a repeated request need not be worked out again.
@@ -329,9 +337,11 @@ class Store:
 
     def delete_face(self, gallery: str, person: str, face_id: str) -> int:
         """Delete a face of a person; its key. Raises GalleryNotFound, PersonNotFound, FaceIdNotFound."""
-        key = self._sessions.delete(lambda connection: store_faces.remove(connection, gallery, person, face_id))
+        gone = self._sessions.delete(
+            lambda connection: self._told(connection, gallery, store_faces.remove(connection, gallery, person, face_id))
+        )
         self.erase()
-        return key
+        return gone.faces[0]
 
     def export_page(
         self, gallery: str, cursor: str | None, limit: int, most_faces: int
@@ -357,7 +367,9 @@ class Store:
             ModelMismatch: an embedding is not of the gallery's dimension, or of none of its contracts.
         """
         with self._sessions.write() as connection:
-            return store_bulk.import_persons(connection, self.keys.within(connection), gallery, persons, contract)
+            imported = store_bulk.import_persons(connection, self.keys.within(connection), gallery, persons, contract)
+            self._added(connection, gallery, lambda _: imported.added)
+            return imported
 
     def templates(self, gallery_key: int, after: int = 0, block: int = 8192) -> Iterator[Templates]:
         """All templates of a gallery with face keys above ``after``, ascending, in blocks of at most ``block`` rows.
@@ -375,6 +387,35 @@ class Store:
                 )
             if found.faces.size:
                 yield found
+
+    def _added(self, connection: Connection, gallery: str, under: Callable[[str], Templates]) -> None:
+        """``under``: the new templates under the contract that the gallery is pinned to."""
+        if self.backend.projection is not None:
+            owner = store_galleries.get(connection, gallery)
+            self.backend.projection.added(connection, owner, under(owner.embedding_contract))
+
+    def _told(self, connection: Connection, gallery: str, gone: Removed) -> Removed:
+        """``gone``, of which the projection knows."""
+        projection = self.backend.projection
+        if projection is not None and gone.faces:
+            projection.removed(connection, store_galleries.get(connection, gallery), gone.key, gone.faces)
+        return gone
+
+    def _condemn(self, connection: Connection, gallery: str) -> int:
+        key = store_galleries.condemn(connection, gallery)
+        if self.backend.projection is not None:
+            self.backend.projection.condemned(connection, key)
+        return key
+
+    def _remove_if_due(self, connection: Connection, gallery: str, person: str, at: datetime) -> Removed | None:
+        gone = store_retention.remove_if_due(connection, self.keys.within(connection), gallery, person, at)
+        return None if gone is None else self._told(connection, gallery, gone)
+
+    def _remove_again(self, persons: Sequence[int], connection: Connection) -> None:
+        for gallery, gone in store_keys.remove(connection, self.keys.within(connection), persons):
+            if self.backend.projection is not None and gone.faces:
+                owner = store_galleries.with_key(connection, gallery)
+                self.backend.projection.removed(connection, owner, gone.key, gone.faces)
 
     def _delete_condemned(self, key: int) -> None:
         more = True
@@ -402,6 +443,3 @@ class Store:
         for batch in batches(found.erased):
             self._sessions.delete(partial(self._remove_again, batch))
         self._destroy(found.orphans)
-
-    def _remove_again(self, persons: Sequence[int], connection: Connection) -> None:
-        store_keys.remove(connection, self.keys.within(connection), persons)

@@ -14,6 +14,7 @@ from service.errors import Conflict, FaceIdNotFound
 from service.gallery import store_crops, store_galleries, store_persons, store_spaces
 from service.gallery.records import FaceRecord, NewFace, Page, PersonRecord, Templates
 from service.gallery.spaces import Space
+from service.gallery.store_persons import Removed
 from service.gallery.store_seals import open_templates
 from service.gallery.store_values import (
     batches,
@@ -59,6 +60,12 @@ class AddedFaces:
     faces: tuple[FaceRecord, ...]
     answer: Mapping[str, Any]
     repeated: bool
+
+    def templates(self, given: Sequence[NewFace], pinned: str) -> Templates:
+        """The new faces with the embeddings given for them, in a gallery that is pinned to the contract ``pinned``."""
+        keys = np.array([face.key for face in self.faces], np.int64)
+        owners = np.full(len(keys), self.person_key, np.int64)
+        return Templates(keys, owners, np.stack([face.embeddings(pinned)[pinned] for face in given]))
 
 
 def add(
@@ -109,7 +116,7 @@ def page(connection: Connection, gallery: str, person: str, cursor: str | None, 
     return page_of(connection.execute(query.limit(checked_limit(limit) + 1)).all(), limit, _record)
 
 
-def remove(connection: Connection, gallery: str, person: str, face_id: str) -> int:
+def remove(connection: Connection, gallery: str, person: str, face_id: str) -> Removed:
     """See ``Store.delete_face``."""
     owner = store_galleries.get(connection, gallery)
     person_key = store_persons.get(connection, gallery, person).key
@@ -122,7 +129,7 @@ def remove(connection: Connection, gallery: str, person: str, face_id: str) -> i
         )
     connection.execute(delete(faces).where(faces.c.key == key))
     store_galleries.changed(connection, owner.key, faces=-1)
-    return int(key)
+    return Removed(person_key, [int(key)])
 
 
 def owners(connection: Connection, keys: Iterable[int]) -> dict[int, tuple[PersonRecord, FaceRecord]]:

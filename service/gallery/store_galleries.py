@@ -68,6 +68,11 @@ def get(connection: Connection, id: str) -> GalleryRecord:
     return _record(row)
 
 
+def with_key(connection: Connection, key: int) -> GalleryRecord:
+    """The gallery with this key, which a condemned one is too; it must be there."""
+    return _record(connection.execute(select(galleries).where(galleries.c.key == key)).one())
+
+
 def page(
     connection: Connection, cursor: str | None, limit: int, among: Collection[str] | None = None
 ) -> Page[GalleryRecord]:

@@ -12,11 +12,12 @@ A key is on the disk before the row of its person is, and it is destroyed after 
 from collections.abc import Sequence
 
 import numpy as np
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import Connection, delete, select
 
 from service.gallery import store_galleries
 from service.gallery.backend import Differences
 from service.gallery.dialects import last_person
+from service.gallery.store_persons import Removed
 from service.gallery.store_values import plain_rows
 from service.gallery.tables import enrolments, faces, key_file, persons
 from service.security.envelope import NONCE_BYTES
@@ -61,14 +62,17 @@ def differences(connection: Connection, keys: KeyFile) -> Differences:
     return Differences(numbers[~own].tolist(), orphans[orphans <= last_person(connection)].tolist())
 
 
-def remove(connection: Connection, keys: OpenKeys, gone: Sequence[int]) -> None:
-    """Delete persons by their keys, with all that is kept of them."""
+def remove(connection: Connection, keys: OpenKeys, gone: Sequence[int]) -> list[tuple[int, Removed]]:
+    """Delete persons by their keys, with all that is kept of them; who they were, and of which galleries (keys)."""
+    removed = []
     query = select(persons).where(persons.c.key.in_(gone))
     for row in connection.execute(query.order_by(persons.c.gallery_key, persons.c.key)).all():
         store_galleries.hold(connection, row.gallery_key)
-        count = connection.execute(select(func.count()).where(faces.c.person_key == row.key)).scalar_one()
+        own = connection.execute(select(faces.c.key).where(faces.c.person_key == row.key)).scalars().all()
         here = (enrolments.c.gallery_key == row.gallery_key, enrolments.c.person == row.id)
         connection.execute(delete(enrolments).where(*here))
         connection.execute(delete(persons).where(persons.c.key == row.key))
-        store_galleries.changed(connection, row.gallery_key, persons=-1, faces=-count)
+        store_galleries.changed(connection, row.gallery_key, persons=-1, faces=-len(own))
+        removed.append((row.gallery_key, Removed(row.key, sorted(own))))
     keys.remove(gone)
+    return removed

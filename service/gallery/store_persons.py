@@ -32,7 +32,7 @@ PATCHABLE = ("name", "metadata", "expires_at")
 
 @dataclass(frozen=True)
 class Removed:
-    """A person who was deleted: the person's key, and those of the faces, ascending."""
+    """Faces that were deleted, with their person or without: the person's key, and those of the faces, ascending."""
 
     key: int
     faces: list[int]

@@ -6,6 +6,7 @@ from service.postgres.database import open_postgres
 from service.postgres.person_keys import PostgresKeys
 from service.postgres.readiness import Readiness
 from service.postgres.sessions import PostgresSessions
+from service.postgres.vectors import PersonVectors
 from service.security.master_key import MasterPlace
 
 
@@ -23,7 +24,7 @@ def open_store(url: str, place: MasterPlace) -> Store:
     try:
         keys = PostgresKeys.open(engine, place)
         sessions = PostgresSessions(engine)
-        return Store(Backend(sessions, keys, keys.differences, Readiness(sessions, keys)))
+        return Store(Backend(sessions, keys, keys.differences, Readiness(sessions, keys), PersonVectors(keys)))
     except BaseException:
         engine.dispose()
         raise

@@ -220,8 +220,8 @@ async def _search_photo(
     for face in found:
         require_quality(face.quality, body.quality, engines[0].card.calibration, "image")
     # Two candidates at least, as the second says how sure the first is.
-    wanted = max(2, body.top_k)
-    result = await service.search_workers.run(service.galleries.search_spaces, gallery, vectors, wanted, body.filter)
+    asked = (gallery, vectors, max(2, body.top_k), body.filter, body.exact)
+    result = await service.search_workers.run(service.galleries.search_spaces, *asked)
     return [Box(**box_details(face.face)) for face in found], result
 
 
@@ -232,5 +232,5 @@ async def _search_embedding(service: Everything, gallery: str, body: SearchReque
     engine = service.engines.of(body.embedding_contract)
     probe = engine.template("embedding", body.embedding)[None]
     return await service.search_workers.run(
-        service.galleries.search_space, gallery, engine.contract, probe, max(2, body.top_k), body.filter
+        service.galleries.search_space, gallery, engine.contract, probe, max(2, body.top_k), body.filter, body.exact
     )

@@ -74,5 +74,7 @@ async def info(request: Request) -> InfoAnswer:
             media_types=[f"image/{name.lower()}" for name in FORMATS],
         ),
         gallery_backend=None if galleries is None else galleries.store.engine,
-        search=None if galleries is None else SearchOut(mode="exact", device=galleries.device),
+        search=None
+        if galleries is None
+        else SearchOut(mode="exact" if galleries.searchers.exact else "indexed", device=galleries.device),
     )

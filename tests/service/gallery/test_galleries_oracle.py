@@ -1,5 +1,7 @@
 """Store and index together under random operations, against a plain dict and float64 numpy.
 
+On PostgreSQL, where replicas search otherwise, ``tests/service/postgres/test_replicas_oracle.py`` does the same.
+
 Small blocks and early compaction, so that a few dozen faces pass through all that a million would.
 """
 
@@ -23,7 +25,7 @@ from service.errors import Conflict, FaceIdNotFound, GalleryNotFound, PersonNotF
 from service.gallery import flat_index, segment
 from service.gallery.gallery import Galleries
 from service.gallery.records import NewFace
-from service.gallery.store import Once
+from service.gallery.store import Once, Store
 
 CONTRACT, DIMENSION = "c" * 64, 16
 GALLERY = st.sampled_from(["a", "b"])
@@ -46,9 +48,7 @@ def template(faces):
 
 
 class GalleriesMachine(RuleBasedStateMachine):
-    """``model``: gallery → person → (site, face id → vector). ``store_in`` opens the store of a folder."""
-
-    store_in = None
+    """``model``: gallery → person → (site, face id → vector)."""
 
     def __init__(self):
         super().__init__()
@@ -58,18 +58,25 @@ class GalleriesMachine(RuleBasedStateMachine):
 
     @initialize()
     def start(self):
-        self.store = self.store_in(Path(self.folder.name))
+        self.store = Store.open(Path(self.folder.name) / "gallery.db", reserve_bytes=0)
         self.galleries = Galleries(self.store, CONTRACT, DIMENSION)
         self.galleries.load()
 
+    def close(self):
+        self.store.close()
+
+    def everywhere(self):
+        """All galleries that have to give the same answers."""
+        return [self.galleries]
+
     def teardown(self):
         if hasattr(self, "store"):
-            self.store.close()
+            self.close()
         self.folder.cleanup()
 
     @rule()
     def restart(self):
-        self.store.close()
+        self.close()
         self.start()
 
     @rule(gallery=GALLERY)
@@ -183,7 +190,11 @@ class GalleriesMachine(RuleBasedStateMachine):
             assert (record.persons, record.faces) == (len(persons), sum(len(f) for _, f in persons.values()))
 
     def compare(self, gallery, asked, top_k=5, site=None):
-        found = self.galleries.search(gallery, asked, top_k, None if site is None else {"site": site})
+        for galleries in self.everywhere():
+            found = galleries.search(gallery, asked, top_k, None if site is None else {"site": site})
+            self.check(found, gallery, asked, top_k, site)
+
+    def check(self, found, gallery, asked, top_k, site):
         persons = {p: faces for p, (s, faces) in self.model[gallery].items() if site in (None, s)}
         assert found.persons == len(persons)
         for probe, candidates in zip(asked.astype(np.float64), found.candidates, strict=True):
@@ -206,14 +217,13 @@ class GalleriesMachine(RuleBasedStateMachine):
         return gallery, person, data.draw(st.sampled_from(own) | FACE if own else FACE)
 
 
-def test_store_and_index_agree_with_a_dict_and_numpy(monkeypatch, store_in, request):
-    monkeypatch.setattr(GalleriesMachine, "store_in", staticmethod(store_in))
+def test_store_and_index_agree_with_a_dict_and_numpy(monkeypatch):
     monkeypatch.setattr(flat_index, "BLOCK_ROWS", 8)
     monkeypatch.setattr(segment, "DEAD_ROWS", 4)
     run_state_machine_as_test(
         GalleriesMachine,
         settings=settings(
-            max_examples=30 if request.node.callspec.params["store_in"] == "sqlite" else 4,
+            max_examples=30,
             stateful_step_count=50,
             deadline=None,
             database=None,
