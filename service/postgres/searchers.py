@@ -116,7 +116,11 @@ class PostgresSearchers:
         for key in [key for key in list(self._open) if key not in there]:
             self.forget(key)
         for record in self.plan.hnsw.due(self._sessions.engine, records):
-            self.plan.hnsw.tend(self._sessions.engine, record)
+            try:
+                self.plan.hnsw.tend(self._sessions.engine, record)
+            except Exception:
+                # The gallery may be gone meanwhile; the others' indexes do not wait for it.
+                log.exception("The index of gallery %s could not be tended.", record.id)
 
     def _heard(self, key: int | None) -> None:
         for opened in list(self._open.values()) if key is None else [self._open.get(key)]:
