@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +91,10 @@ def opened(engines: Engines, data_dir: Path, tmp_path: Path) -> Callable[..., Ab
         store = Store.open(tmp_path / "gallery.db", reserve_bytes=2**16)
         galleries = Galleries(store, engines.default.contract, engines.default.card.contract.dimension)
         application = create_app(engines, Settings(data_dir=data_dir, **settings), galleries)
-        with TestClient(application, raise_server_exceptions=False) as client:
+        with closing(store), TestClient(application, raise_server_exceptions=False) as client:
             while client.get("/v1/health/ready").status_code == 503:
                 time.sleep(0.01)
             client.put("/v1/galleries/g")
             yield Service(client, store)
-        store.close()
 
     return start

@@ -234,7 +234,8 @@ def test_templates_are_enrolled_and_searched_under_their_own_contract(
         answer = service.post(
             "/import", json={"embedding_contract": new, "persons": [{"person_id": "bob", "faces": [sent]}]}
         )
-        assert answer["faces"] == {"created": 0, "present": 0}
+        assert answer["faces"] == {"created": 1, "present": 0}
+        assert service.get("/persons/bob")["faces"] == 1
         assert pending(service) == []
         service.post("/migration/cut-over")
         service.post("/migration/finish")
