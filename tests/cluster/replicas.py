@@ -27,13 +27,14 @@ class Replica:
         name: for the eyes.
         url: the same all the time.
         ready: whether it has said so since it was started.
-        ends: how often it ended by itself.
+        ends: how often it ended by itself though it had been ready; never, if all is well.
+        failed_starts: how often it ended before: PostgreSQL was away, for one.
     """
 
     def __init__(self, name: str, bundle: Path, folder: Path, settings: Mapping[str, str]) -> None:
         self.name, self.port = name, free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.ready, self.ends = threading.Event(), 0
+        self.ready, self.ends, self.failed_starts = threading.Event(), 0, 0
         self._command = [
             *(sys.executable, "-m", "service.cli.main", "serve", "--bundle", str(bundle)),
             *("--data-dir", str(folder / name), "--port", str(self.port), "--drain-s", "0"),
@@ -68,9 +69,10 @@ class Replica:
                 self._process.kill()
             self._wait_until_ready()
             self._process.wait()
-            self.ready.clear()
             if not self._killed and not self._over.is_set():
-                self.ends += 1
+                self.ends += self.ready.is_set()
+                self.failed_starts += not self.ready.is_set()
+            self.ready.clear()
             self._over.wait(PAUSE_S)
 
     def _wait_until_ready(self) -> None:

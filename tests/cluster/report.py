@@ -13,7 +13,9 @@ def show(outcome: Outcome) -> None:
         codes = {status: count for (name, status), count in sorted(told.answers.items()) if name == call}
         told_by_code = (f"{'no answer' if code == BROKEN else code}: {count}" for code, count in codes.items())
         print(f"{call:<9}{sum(codes.values()):>9}  {', '.join(told_by_code)}")
-    print(f"replicas killed {outcome.kills}, ended by themselves {outcome.ends}")
+    print(
+        f"replicas killed {outcome.kills}, ended by themselves {outcome.ends}, failed to start {outcome.failed_starts}"
+    )
     away = ", ".join(f"{end - start:.1f} s" for start, end in told.away)
     print(f"PostgreSQL away {away}")
     print(

@@ -57,6 +57,7 @@ class Outcome:
     told: Told
     kills: int
     ends: int
+    failed_starts: int
     lost: list[str]
     unknown: int
     audit_lines: int
@@ -64,7 +65,8 @@ class Outcome:
 
     @property
     def sound(self) -> bool:
-        return not self.lost and not self.told.stale and not self.told.wrong and self.limited[0] <= self.limited[2]
+        wrong = (self.lost, self.told.stale, self.told.wrong, self.ends)
+        return not any(wrong) and self.limited[0] <= self.limited[2]
 
 
 def run(plan: Plan) -> Outcome:
@@ -101,9 +103,19 @@ def run(plan: Plan) -> Outcome:
         lost = _lost(site, clients)
         lines = _verified(cluster, clients)
         ends = sum(replica.ends for replica in cluster.replicas)
+        failed_starts = sum(replica.failed_starts for replica in cluster.replicas)
     unknown = sum(len(counts) > 1 for client in clients for counts in client.faces.values())
     return Outcome(
-        plan.name, seconds, told, kills, ends, lost, unknown, lines, (limited.allowed, limited.refused, most)
+        name=plan.name,
+        seconds=seconds,
+        told=told,
+        kills=kills,
+        ends=ends,
+        failed_starts=failed_starts,
+        lost=lost,
+        unknown=unknown,
+        audit_lines=lines,
+        limited=(limited.allowed, limited.refused, most),
     )
 
 
