@@ -33,7 +33,8 @@ export async function enter(note = null) {
   show(byId('galleries'), found.map(pick),
     found.length === 0 && h('li', { class: 'hint' }, 'There is none yet.'));
   const open = found.find(({ id }) => id === chosenGallery());
-  show(byId('gallery-open'), note, open ? opened(open, facts) :
+  const move = open && served(open, facts) && await moving(open.id);
+  show(byId('gallery-open'), note, open ? opened(open, facts, move) :
     h('p', { class: 'card hint' }, 'A gallery holds the persons among whom is searched. Make one to begin.'));
 }
 
@@ -57,7 +58,7 @@ async function look(id) {
   byId('galleries').querySelector('[aria-current]')?.focus();
 }
 
-function opened(gallery, facts) {
+function opened(gallery, facts, move) {
   const { id, name, description, persons, faces, created_at: created, retention_days: days } = gallery;
   if (!panels.has(id)) panels.set(id, enrolPanel(id, () => enter()));
   return [
@@ -66,7 +67,7 @@ function opened(gallery, facts) {
         h('p', { class: 'hint' }, [description, `${count(persons, 'person')}, ${count(faces, 'photo')}`,
           `since ${day(created)}`, days && `erased after ${count(days, 'day')}`].filter(Boolean).join(' · '))),
       h('button', { type: 'button', class: 'risky', on: { click: () => erase(gallery) } }, 'Delete the gallery')),
-    served(gallery, facts) ? moving(id) : h('p', { class: 'told warn' },
+    served(gallery, facts) ? move : h('p', { class: 'told warn' },
       'This gallery was made with another bundle: it can be exported and deleted, not searched or enrolled into.'),
     panels.get(id),
     personList(id, tellErased),
@@ -77,17 +78,14 @@ function served({ embedding_contract: contract }, { bundles }) {
   return bundles.some((bundle) => bundle.embedding_contract === contract);
 }
 
-/** A line that appears if the gallery is on its way to another bundle, for keys that may know. */
-function moving(id) {
-  const line = h('p', { class: 'told', hidden: true });
-  call('GET', galleryPath(id, 'migration')).then(({ phase, target, progress }) => {
-    if (phase === 'none') return;
-    const words = { embedding: 'On its way', cut_over: 'Moved', rolled_back: 'Rolled back' }[phase] ?? phase;
-    line.textContent = `${words}: ${progress.persons_moved} of ${count(progress.persons, 'person')} are with bundle ` +
-      `${target.bundle ?? 'that is not loaded'}, ${count(progress.faces_waiting, 'photo')} wait.`;
-    line.hidden = false;
-  }, () => {});
-  return line;
+/** A line for a gallery that is on its way to another bundle, and a key that may know. */
+async function moving(id) {
+  const { phase, target, progress } = await call('GET', galleryPath(id, 'migration')).catch(() => ({ phase: 'none' }));
+  if (phase === 'none') return null;
+  const words = { embedding: 'On its way', cut_over: 'Moved', rolled_back: 'Rolled back' }[phase] ?? phase;
+  return h('p', { class: 'told' },
+    `${words}: ${progress.persons_moved} of ${count(progress.persons, 'person')} are with bundle ` +
+    `${target.bundle ?? 'that is not loaded'}, ${count(progress.faces_waiting, 'photo')} wait.`);
 }
 
 async function erase({ id, name, persons, faces }) {
