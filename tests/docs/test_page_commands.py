@@ -120,8 +120,9 @@ def test_what_is_not_run_says_why() -> None:
         assert block.language or not re.match(r"(\$ |make |likeness |curl |\.venv/)", block.text), (
             f"{block} is a command: name its language"
         )
-    run, left = [block for block in BLOCKS if block.is_run], [block for block in BLOCKS if block.mark == "not run"]
-    assert len(run) > len(left)
+    run = [block for block in BLOCKS if block.is_run]
+    left = [block for block in BLOCKS if block.mark == "not run" and "tests/" not in block.told]
+    assert len(run) > len(left), "more than half of the documentation's commands are run by nothing"
 
 
 def commands() -> list[tuple[str, str]]:
