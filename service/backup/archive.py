@@ -127,7 +127,8 @@ class Archive:
 
     def _keep(self, name: str, piece: bytes) -> int:
         path = self._place(name)
-        if path.exists() and path.stat().st_size == len(piece):
+        # Compared, as one that was damaged would spoil every backup to come.
+        if path.exists() and path.stat().st_size == len(piece) and path.read_bytes() == piece:
             return 0
         make_private_folder(path.parent)
         beside = path.with_name("new")

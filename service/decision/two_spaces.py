@@ -61,20 +61,22 @@ class Rule:
         return None if known is None else known.fmr
 
 
-def choose_rules(parts: Sequence[Part], wanted: Wanted) -> list[Rule]:
+def choose_rules(parts: Sequence[Part], wanted: Wanted, pinned: Part | None = None) -> list[Rule]:
     """The rule of each space, so that what is wanted holds for both together.
 
     Args:
-        parts: the first is the pinned space's; a raw ``threshold`` is one of that, and the others have the one of the
-            same FMR.
+        parts: where somebody is, the pinned space first if it is among them.
+        pinned: the space that a raw ``threshold`` is one of, also where nobody is in it; the others have the one of
+            the same FMR. None: the first of ``parts``.
 
     Raises:
         InvalidRequest, UnsupportedErrorRate: as ``choose_search_point``; one of the calibrations cannot support it.
     """
-    if len(parts) == 1:
+    pinned = pinned or parts[0]
+    if len(parts) == 1 and parts[0].contract == pinned.contract:
         return [Rule(parts[0], choose_search_point(parts[0].thresholds, parts[0].sizes, wanted))]
     total = sum(part.persons for part in parts)
-    return [Rule(part, _point(part, parts[0], total, wanted)) for part in parts]
+    return [Rule(part, _point(part, pinned, total, wanted)) for part in parts]
 
 
 def _point(part: Part, pinned: Part, total: int, wanted: Wanted) -> SearchPoint:
@@ -82,7 +84,7 @@ def _point(part: Part, pinned: Part, total: int, wanted: Wanted) -> SearchPoint:
     mine = wanted
     if wanted.fpir is not None and wanted.fmr is None and wanted.threshold is None:
         mine = replace(wanted, fpir=_share(wanted.fpir, share))
-    elif wanted.threshold is not None and part is not pinned:
+    elif wanted.threshold is not None and part.contract != pinned.contract:
         mine = replace(wanted, threshold=translated(wanted.threshold, pinned.thresholds, part.thresholds))
     try:
         return choose_search_point(part.thresholds, part.sizes, mine, _share(DEFAULT_FPIR, share))

@@ -1,9 +1,10 @@
 """Galleries on their way from one embedding space to another: each step in the store and in memory."""
 
-from service.errors import Conflict
+from service.errors import Conflict, Unavailable
 from service.gallery.gallery import Galleries
 from service.gallery.moving import MovingSearcher, Noted
 from service.gallery.records import Templates
+from service.gallery.searcher import Searcher
 from service.gallery.segment import Segment
 from service.gallery.segment_searcher import SegmentSearcher
 from service.gallery.spaces import Migration, Phase
@@ -34,6 +35,7 @@ def begin(galleries: Galleries, gallery: str, contract: str, dimension: int, cro
 def turn(galleries: Galleries, gallery: str, phase: Phase) -> Migration:
     """See ``SpaceStore.turn``."""
     with galleries.replacing(gallery) as (_, opened, _):
+        _require_both(galleries, gallery, opened)
         migration = galleries.store.spaces.turn(gallery, phase)
         assert isinstance(opened, MovingSearcher)
         opened.turned()
@@ -43,9 +45,13 @@ def turn(galleries: Galleries, gallery: str, phase: Phase) -> Migration:
 def end(galleries: Galleries, gallery: str, finish: bool, leave_behind: bool) -> None:
     """Keep the pinned space, and erase the other one; see ``SpaceStore.begin_discarding``. Of one there is nothing to
     erase."""
-    if galleries.store.spaces.migration(galleries.store.gallery(gallery).key) is None:
+    key = galleries.store.gallery(gallery).key
+    if galleries.store.spaces.migration(key) is None:
+        # What an error has left of it the last time.
+        galleries.store.spaces.discard(key)
         return
     with galleries.replacing(gallery) as (record, opened, _):
+        _require_both(galleries, gallery, opened)
         migration = galleries.store.spaces.begin_discarding(gallery, finish, leave_behind)
         assert isinstance(opened, MovingSearcher)
         kept = opened.segments[migration.pinned.contract]
@@ -62,3 +68,10 @@ def add_embedded(galleries: Galleries, gallery: str, migration: Migration, embed
         assert isinstance(changed, Noted)
         changed.note(fresh.faces, fresh.persons, migration.target.contract)
         return len(fresh.faces)
+
+
+def _require_both(galleries: Galleries, gallery: str, opened: Searcher) -> None:
+    """Raises Unavailable: the store has a second space, and no memory was found for it when it was begun."""
+    moving = galleries.store.spaces.migration(galleries.store.gallery(gallery).key) is not None
+    if moving and not isinstance(opened, MovingSearcher):
+        raise Unavailable(f"The second space of gallery {gallery!r} is not in memory. Begin the migration again.")

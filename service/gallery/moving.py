@@ -48,17 +48,20 @@ class SpacesResult:
         persons: how many, also those without a face, who cannot be found.
         faces: of the gallery.
         moving: the gallery has two spaces.
+        pinned: the contract that a raw threshold is one of, whoever is searched under it.
     """
 
     persons: int
     faces: int
     spaces: tuple[SpaceResult, ...]
     moving: bool
+    pinned: str
 
     @classmethod
     def of(cls, contract: str, found: SearchResult, moving: bool = False) -> "SpacesResult":
         """A search of one space."""
-        return cls(found.persons, found.faces, (SpaceResult(contract, found.sizes, found.candidates),), moving)
+        space = SpaceResult(contract, found.sizes, found.candidates)
+        return cls(found.persons, found.faces, (space,), moving, contract)
 
 
 @dataclass(eq=False)
@@ -177,7 +180,8 @@ class MovingSearcher:
             )
             for contract in asked
         )
-        return SpacesResult(gallery.persons if there is None else len(there), gallery.faces, found, moving=True)
+        persons = gallery.persons if there is None else len(there)
+        return SpacesResult(persons, gallery.faces, found, moving=True, pinned=gallery.embedding_contract)
 
     def held(self, gallery: GalleryRecord) -> Held:  # noqa: ARG002
         return Held(self.faces(), self.loaded)

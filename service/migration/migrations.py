@@ -43,11 +43,12 @@ class Migrations:
         """
         source = self._engines.of(self._galleries.contracts(gallery)[0])
         target = self._engines.load(bundle)
-        if target.card.calibration is None and source.card.calibration is not None:
+        lacking = [engine.card.name for engine in (target, source) if engine.card.calibration is None]
+        if lacking:
             raise InvalidRequest(
-                f"The bundle {bundle!r} has no calibration, so searches by an error rate would be refused. Measure it "
-                "with `likeness calibrate` first.",
-                {"bundle": bundle},
+                f"The bundle {lacking[0]!r} has no calibration, so searches by an error rate would be refused. "
+                "Measure it with `likeness calibrate` first.",
+                {"bundle": lacking[0]},
             )
         self.serve(target)
         crops_fit = target.card.contract.alignment == source.card.contract.alignment

@@ -11,7 +11,7 @@ import numpy as np
 
 from service import metrics
 from service.engines import Engines
-from service.errors import Conflict, GalleryNotFound, NotReady
+from service.errors import Conflict, GalleryNotFound, ModelMismatch, NotReady
 from service.gallery import moves
 from service.gallery.gallery import Galleries
 from service.gallery.records import Templates
@@ -57,6 +57,12 @@ class Reembedding:
 
     def _some(self, gallery: str, migration: Migration) -> bool:
         key, store = migration.gallery_key, self._galleries.store
+        try:
+            self._galleries.contracts(gallery)
+        except (GalleryNotFound, ModelMismatch, NotReady):
+            # Deleted, not served here, or still being loaded: not embedded for nothing, and in nobody's way.
+            self._resting[key] = time.monotonic() + LOOK_AGAIN_S
+            return False
         crops, after = store.spaces.crops_to_embed(migration, self._after.get(key, 0), STEP)
         # At the end from the beginning again: a face may have come that was in the source only.
         self._after[key] = after or 0

@@ -195,6 +195,8 @@ class Workers:
                 )
         elif self._drop(ticket):
             ticket.error = caller.too_late()
+            # Whoever is cancelled while the others are waited for waits for all that left the queue.
+            ticket.done.set()
         else:
             await ticket.done.wait()
 

@@ -189,7 +189,8 @@ async def search(
     parts = [
         Part(found.contract, service.engines.of(found.contract).thresholds, found.sizes) for found in result.spaces
     ]
-    rules = choose_rules(parts, body.wanted)
+    pinned = Part(result.pinned, service.engines.of(result.pinned).thresholds, {})
+    rules = choose_rules(parts, body.wanted, pinned)
     by_probe = zip(*(found.candidates for found in result.spaces), strict=True)
     only_above = body.candidates == "above_threshold"
     answers = [decide([*zip(rules, those, strict=True)], only_above) for those in by_probe]

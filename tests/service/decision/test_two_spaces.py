@@ -84,5 +84,10 @@ def test_a_raw_threshold_becomes_that_of_the_same_rate(first: Thresholds, second
         [Part("a", first, {1: 10}), Part("b", second, {1: 10})], Wanted(threshold=first.choose(fmr=1e-4).threshold)
     )
     assert rules[1].point.fmr == pytest.approx(1e-4, rel=1e-3)
+    # Also where nobody is left in the space that it is one of.
+    [rule] = choose_rules(
+        [Part("b", second, {1: 20})], Wanted(threshold=first.choose(fmr=1e-4).threshold), Part("a", first, {})
+    )
+    assert rule.point.threshold == rules[1].point.threshold
     with pytest.raises(InvalidRequest, match="raw threshold says nothing"):
         translated(0.4, first, Thresholds(None))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from service.engines import Engines
+from service.errors import InsufficientStorage
 from tests.service.migration.conftest import Service
 
 Opened = Callable[..., AbstractContextManager[Service]]
@@ -164,6 +165,26 @@ def test_abandoning_erases_the_new_space(
         assert service.get("/migration")["phase"] == "none"
         assert service.found(portrait) == ("ann", contracts[0])
         assert service.client.delete("/v1/galleries/g/migration").status_code == 204
+
+
+def test_erasing_a_space_that_failed_half_way_is_taken_up_again(
+    opened: Opened, other_bundle: str, portrait: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(keep_crops=True) as service:
+        service.enrol("ann", [portrait])
+        service.post("/migration", 201, json={"bundle": other_bundle})
+        service.until(embedded)
+        service.post("/migration/cut-over")
+        with monkeypatch.context() as broken:
+            broken.setattr(service.store.spaces, "discard", _full)
+            service.post("/migration/finish", 507)
+        assert rows(tmp_path, "templates_128") == 1
+        assert service.post("/migration/finish")["phase"] == "none"
+        assert rows(tmp_path, "templates_128") == 0
+
+
+def _full(key: int) -> None:
+    raise InsufficientStorage(f"The disk is full at gallery {key}.")
 
 
 def test_a_deletion_takes_the_templates_of_both_spaces(

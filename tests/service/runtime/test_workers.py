@@ -1,5 +1,6 @@
 """Workers: bounded threads, a bounded queue, and places that always come back."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -231,6 +232,25 @@ def test_a_caller_out_of_time_in_the_queue_is_told_so_and_never_served() -> None
             gate.opened.set()
         assert served == []
         await all_places_are_free(workers, 3)
+
+    in_time(main)
+
+
+def test_a_caller_out_of_time_who_leaves_at_that_moment_holds_no_place() -> None:
+    """Some of several pieces are taken out of the queue for the deadline, the others as their caller goes."""
+
+    async def main() -> None:
+        workers, gate = Workers(1, 3), Gate()
+        async with anyio.create_task_group() as group:
+            await gate.occupy(workers, group, 1, 0)
+            for attempt in range(20):
+                deadline = time.monotonic() + 0.02
+                work_for(Caller(deadline=deadline))
+                with anyio.move_on_after(0.02 + attempt * 3e-5), contextlib.suppress(DeadlineExceeded):
+                    await workers.map(str, ["a", "b", "c"])
+            work_for(Caller())
+            gate.opened.set()
+        await all_places_are_free(workers, 4)
 
     in_time(main)
 
