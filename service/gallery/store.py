@@ -67,10 +67,7 @@ class Store:
         self._settle(backend)
         self.spaces = SpaceStore(self._sessions, self.keys)
         self.spaces.finish_discarding()
-        with self._sessions.read() as connection:
-            cut_off = store_galleries.condemned(connection)
-        for key in cut_off:
-            self._delete_condemned(key)
+        self.finish_deletions()
         self.erase()
 
     @classmethod
@@ -177,13 +174,20 @@ class Store:
     def delete_gallery(self, id: str) -> int:
         """Delete a gallery with all that is in it; its key. Raises GalleryNotFound.
 
-        It is gone for all callers in one durable step. Its rows follow in bounded steps, between which others write,
-        and which a store that is opened after a crash finishes.
+        It is gone for all callers in one durable step. Its rows follow in bounded steps, between which others write.
+        Should they be cut off, a store that is opened finishes them, or ``finish_deletions``.
         """
         key = self._sessions.delete(lambda connection: self._condemn(connection, id))
         self._delete_condemned(key)
         self.erase()
         return key
+
+    def finish_deletions(self) -> None:
+        """Clear up behind galleries whose deletion was cut off; also while somebody else does so."""
+        with self._sessions.read() as connection:
+            cut_off = store_galleries.condemned(connection)
+        for key in cut_off:
+            self._delete_condemned(key)
 
     def put_person(
         self,

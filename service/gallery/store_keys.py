@@ -65,9 +65,13 @@ def differences(connection: Connection, keys: KeyFile) -> Differences:
 def remove(connection: Connection, keys: OpenKeys, gone: Sequence[int]) -> list[tuple[int, Removed]]:
     """Delete persons by their keys, with all that is kept of them; who they were, and of which galleries (keys)."""
     removed = []
-    query = select(persons).where(persons.c.key.in_(gone))
-    for row in connection.execute(query.order_by(persons.c.gallery_key, persons.c.key)).all():
-        store_galleries.hold(connection, row.gallery_key)
+    those = persons.c.key.in_(gone)
+    # Held before anybody is looked at: another replica that starts may be doing the same.
+    galleries_of = select(persons.c.gallery_key).where(those).distinct().order_by(persons.c.gallery_key)
+    for gallery in connection.execute(galleries_of).scalars().all():
+        store_galleries.hold(connection, gallery)
+    query = select(persons).where(those).order_by(persons.c.gallery_key, persons.c.key)
+    for row in connection.execute(query).all():
         own = connection.execute(select(faces.c.key).where(faces.c.person_key == row.key)).scalars().all()
         here = (enrolments.c.gallery_key == row.gallery_key, enrolments.c.person == row.id)
         connection.execute(delete(enrolments).where(*here))

@@ -3,6 +3,7 @@
 A gallery's list is kept for its last ``KEPT`` changes of faces; who has missed more compares all faces instead.
 """
 
+import random
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,8 @@ from service.postgres.vector_tables import changes, searched
 
 # Rows that a gallery keeps; the list may grow by as many again before it is cut.
 KEPT = 16_384
-# The list is looked at in every so many revisions, and after a change of so many faces.
+# The list is looked at after one change in so many, by chance (revisions of changes of faces may all be odd, as
+# persons are made in between), and after a change of so many faces.
 CUT_EVERY, MANY = 256, 512
 
 
@@ -43,7 +45,7 @@ def record(connection: Connection, gallery: GalleryRecord, faces: Keys, added: b
     """Faces came or went with the gallery's present revision."""
     values = {"gallery": gallery.key, "revision": gallery.revision, "faces": faces.tolist(), "added": added}
     connection.execute(_RECORD, values)
-    if gallery.revision % CUT_EVERY == 0 or len(faces) >= MANY:
+    if random.randrange(CUT_EVERY) == 0 or len(faces) >= MANY:
         _cut(connection, gallery.key)
 
 

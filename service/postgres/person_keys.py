@@ -105,7 +105,13 @@ class PostgresKeys:
         """Nothing: they went with the rows of their persons."""
 
     def differences(self, connection: Connection) -> Differences:
-        """Persons whom a restored backup has brought back."""
+        """Persons whom a restored backup has brought back. Raises KeyFileError: keys are missing, of nobody erased."""
+        lacking = connection.scalar(_LACKING)
+        if lacking:
+            raise KeyFileError(
+                f"The keys of {lacking} persons are not in {WHERE}: it is older than the database. Put its newest copy "
+                "back; without it these persons cannot be read."
+            )
         again = select(persons.c.key).join(erased, erased.c.person_key == persons.c.key).order_by(persons.c.key)
         return Differences([*connection.execute(again).scalars()], [])
 
@@ -192,6 +198,15 @@ class _Within:
         }
 
 
+_LACKING = (
+    select(func.count())
+    .select_from(
+        persons.outerjoin(person_keys, person_keys.c.person_key == persons.c.key).outerjoin(
+            erased, erased.c.person_key == persons.c.key
+        )
+    )
+    .where(person_keys.c.person_key.is_(None), erased.c.person_key.is_(None))
+)
 _ADD = text(
     "INSERT INTO likeness_keys.person_keys (person_key, name, wrapped) "
     "SELECT * FROM unnest(CAST(:those AS bigint[]), CAST(:names AS bytea[]), CAST(:wraps AS bytea[]))"

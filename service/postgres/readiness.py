@@ -7,7 +7,8 @@ from service.errors import NotReady, Unavailable
 from service.postgres.person_keys import PostgresKeys
 from service.postgres.sessions import PostgresSessions
 
-FRESH_S = 1.0
+# An answer that takes longer than ``SLOW_S`` is none.
+FRESH_S, SLOW_S = 1.0, 3.0
 
 
 class Readiness:
@@ -18,16 +19,22 @@ class Readiness:
         self._keys = keys
         self._asking = threading.Lock()
         self._asked_at = -FRESH_S
+        self._asking_since: float | None = None
         self._found: Unavailable | None = None
 
     def __call__(self) -> None:
         """Raises Unavailable: it does not answer, takes no writes, or has another master key by now."""
         if time.monotonic() - self._asked_at >= FRESH_S and self._asking.acquire(blocking=False):
             try:
+                self._asking_since = time.monotonic()
                 self._found = self._ask()
                 self._asked_at = time.monotonic()
             finally:
+                self._asking_since = None
                 self._asking.release()
+        since = self._asking_since
+        if since is not None and time.monotonic() - since > SLOW_S:
+            raise NotReady("The gallery database does not answer. Try again in a moment.", {"retry_after_s": 1})
         if (found := self._found) is not None:
             # A new one each time: a traceback grows with every raise.
             raise NotReady(found.message, {"retry_after_s": 1})

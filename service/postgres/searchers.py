@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from sqlalchemy import text
 
 from service.errors import LikenessError
 from service.gallery import store_galleries
@@ -100,6 +101,8 @@ class PostgresSearchers:
     def fill(self, gallery: GalleryRecord) -> None:
         """Write the vectors of a gallery that is older than they are; other replicas wait for it."""
         with self._sessions.write() as connection:
+            # However long another replica takes for it.
+            connection.execute(text("SET LOCAL lock_timeout = 0"))
             locked = store_galleries.get(connection, gallery.id)
             if not can_be_searched(connection, locked):
                 log.info("Writing the vectors of gallery %s with %d faces.", locked.id, locked.faces)
@@ -111,10 +114,14 @@ class PostgresSearchers:
 
     def tend(self) -> None:
         """Build and drop indexes as the galleries' sizes ask for, and forget galleries that are gone."""
+        # Looked at first: one that is opened meanwhile may have been made meanwhile.
+        opened = list(self._open)
         records = list(self._store.every_gallery())
         there = {record.key for record in records}
-        for key in [key for key in list(self._open) if key not in there]:
+        for key in [key for key in opened if key not in there]:
             self.forget(key)
+        # A deletion that was cut off (PostgreSQL was away, a replica died) waits for no restart.
+        self._store.finish_deletions()
         for record in self.plan.hnsw.due(self._sessions.engine, records):
             try:
                 self.plan.hnsw.tend(self._sessions.engine, record)
@@ -125,7 +132,7 @@ class PostgresSearchers:
     def _heard(self, key: int | None) -> None:
         for opened in list(self._open.values()) if key is None else [self._open.get(key)]:
             if opened is not None and opened.follower.ready:
-                self.soon(opened)
+                opened.ask()
 
     def _follow(self) -> None:
         while (opened := self._work.get()) is not None:
@@ -158,7 +165,7 @@ class PostgresSearcher:
             self._searchers.fill(self._gallery)
             self.loaded = True
         if self._wanted(self._gallery):
-            self._soon()
+            self.ask()
         progress(self._gallery.faces)
         return self._gallery.faces
 
@@ -174,7 +181,7 @@ class PostgresSearcher:
                 found = in_memory.search(gallery, question)
                 if self.follower.trusts(in_memory):
                     return found
-            self._soon()
+            self.ask()
         return self._searchers.database.search(gallery, question)
 
     def held(self, gallery: GalleryRecord) -> Held:
@@ -196,7 +203,8 @@ class PostgresSearcher:
         except Exception:
             log.exception("Gallery %s is not in memory for now.", self._gallery.id)
 
-    def _soon(self) -> None:
+    def ask(self) -> None:
+        """Have it brought in step in the background, unless that is waiting already."""
         if not self._waiting.is_set():
             self._waiting.set()
             self._searchers.soon(self)

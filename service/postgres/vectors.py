@@ -43,6 +43,8 @@ class PersonVectors:
             return self._rotations[dimension]
 
     def made(self, connection: Connection, gallery: GalleryRecord) -> None:
+        # Of another gallery with its key, where a dump without vectors was restored over a database.
+        self._clear(connection, gallery.dimension, gallery.key)
         make_partition(connection, gallery.dimension, gallery.key)
         row = {"gallery_key": gallery.key, "dimension": gallery.dimension, "forgotten": gallery.revision}
         connection.execute(insert(searched), row)
@@ -67,8 +69,10 @@ class PersonVectors:
     def condemned(self, connection: Connection, gallery_key: int) -> None:
         here = searched.c.gallery_key == gallery_key
         dimension = connection.execute(select(searched.c.dimension).where(here)).scalar_one_or_none()
-        if dimension is None:
-            return
+        if dimension is not None:
+            self._clear(connection, dimension, gallery_key)
+
+    def _clear(self, connection: Connection, dimension: int, gallery_key: int) -> None:
         # An index that is being built would hold up the deletion for minutes.
         connection.execute(_STOP_BUILDING, {"table": partition_name(dimension, gallery_key)})
         drop_partition(connection, dimension, gallery_key)
@@ -77,7 +81,6 @@ class PersonVectors:
 
     def fill(self, connection: Connection, gallery: GalleryRecord) -> None:
         """All vectors of a gallery that has none: it is older than they are, or was restored without them."""
-        self.condemned(connection, gallery.key)
         self.made(connection, gallery)
         query = select(persons.c.key).where(persons.c.gallery_key == gallery.key).order_by(persons.c.key)
         keys = connection.execute(query).scalars().all()
