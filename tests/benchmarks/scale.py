@@ -12,8 +12,6 @@ it is, against all comparisons in float64.
 """
 
 import argparse
-import ctypes
-import gc
 import json
 import logging
 import tempfile
@@ -34,6 +32,7 @@ from service.postgres.hnsw import Hnsw, index_name
 from service.postgres.searchers import PostgresSearchers, SearchPlan, searchers_of
 from service.postgres.store import open_store
 from service.security.master_key import FilePlace
+from tests.benchmarks.measured import clock, resident
 from tests.postgres_server import PostgresServer, postgres_running
 
 CONTRACT, GALLERY, TOP_K, PAGE = "c" * 64, "g", 10, 1000
@@ -237,19 +236,6 @@ def written(value: Any) -> str:
     if isinstance(value, str):
         return f"{value:<45}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def clock(work: Callable[[], Any]) -> tuple[float, Any]:
-    start = time.perf_counter()
-    result = work()
-    return time.perf_counter() - start, result
-
-
-def resident() -> int:
-    """Bytes of RAM in use by this process."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
 if __name__ == "__main__":

@@ -10,13 +10,9 @@ is the time to read once what one probe's scan reads: a byte a component, four i
 """
 
 import argparse
-import ctypes
-import gc
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import faiss
@@ -28,6 +24,7 @@ from service.gallery.probes import Probe, shared_scans
 from service.gallery.records import Templates
 from service.gallery.segment import Segment
 from service.runtime.batcher import Batcher
+from tests.benchmarks.measured import clock, resident
 
 TOP_K = 10
 CONCURRENT = (8, 64)
@@ -141,20 +138,6 @@ def recall(segment: Segment, templates: Any, probes: Any) -> float:
         exact = np.concatenate([part.astype(np.float64) @ probe for part in np.array_split(templates, 32)])
         found += len(set(np.argsort(-exact)[:TOP_K].tolist()) & {hit.person for hit in hits})
     return found / (TOP_K * len(probes))
-
-
-def clock(work: Callable[[], Any]) -> tuple[float, Any]:
-    start = time.perf_counter()
-    result = work()
-    return time.perf_counter() - start, result
-
-
-def resident() -> int:
-    """Bytes of RAM in use by this process."""
-    gc.collect()
-    # What was freed before must not be counted as already there.
-    ctypes.CDLL(None).malloc_trim(0)
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from service.engine import Engine, load_engine
 from service.recognition.recognizer import Recognizer
 from service.runtime.networks import available_cores
 from service.settings import Settings, read_settings
+from tests.benchmarks.measured import clock
 
 SIDE = 250
 WARM_UP = 5
@@ -133,12 +134,6 @@ def record(engine: Engine, photo: bytes) -> Calls:
 def replay(calls: Calls) -> None:
     for network, images in calls:
         network(images)
-
-
-def clock(work: Callable[[], Any]) -> tuple[float, Any]:
-    start = time.perf_counter()
-    result = work()
-    return time.perf_counter() - start, result
 
 
 def verify_over_http(url: str, photos: list[bytes]) -> Callable[[], None]:
