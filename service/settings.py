@@ -60,7 +60,7 @@ class Settings(BaseSettings):
     min_face_size: Annotated[float, Field(ge=0, description="faces smaller than this, in pixels, are not compared")] = (
         16.0
     )
-    max_waiting: Annotated[int, Field(ge=1, description="photos that may wait for a core before 429")] = 64
+    max_waiting: Annotated[int, Field(ge=1, description="photos that may wait for a core before 429")] = 128
     keep_crops: Annotated[bool, Field(description="whether the aligned faces of enrolled photos are kept")] = False
     retention_check_s: Annotated[
         float, Field(gt=0, le=86400, description="seconds between looks for persons whose time is up")

@@ -39,7 +39,7 @@ def add_command(commands: Any, local: argparse.ArgumentParser) -> None:
         "galleries need are loaded without)",
     )
     command.add_argument("--port", type=int, help="port to listen on, 0 for a free one (default: 8000)")
-    command.add_argument("--max-waiting", type=int, help="photos that may wait for a core before 429 (default: 64)")
+    command.add_argument("--max-waiting", type=int, help="photos that may wait for a core before 429 (default: 128)")
     command.add_argument("--drain-s", type=float, help="seconds of service after SIGTERM (default: 1)")
     command.add_argument(
         "--no-auth", dest="auth", action="store_false", default=None, help="ask for no access key; on loopback only"
