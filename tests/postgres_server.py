@@ -145,6 +145,21 @@ class PostgresServer:
         """SIGKILL for every one of its processes, as if the machine had gone."""
         self._end(signal.SIGKILL)
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """All of its processes stand still: connections come about, as the kernel sees to that, and nothing answers."""
+        assert self._process is not None
+        parent = self._process.pid
+        os.kill(parent, signal.SIGSTOP)
+        still = [*_children(parent), parent]
+        for number in still:
+            os.kill(number, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for number in still:
+                os.kill(number, signal.SIGCONT)
+
     def remove(self) -> None:
         """Stop it, and delete its files."""
         self._end(signal.SIGKILL)

@@ -8,6 +8,7 @@ import numpy as np
 
 from service.gallery.gallery import Galleries
 from service.gallery.records import NewFace
+from service.gallery.store_bulk import BulkFace, BulkPerson
 from service.postgres.hnsw import Hnsw
 from service.postgres.searchers import PostgresSearchers, SearchPlan, searchers_of
 from service.postgres.store import open_store
@@ -71,6 +72,11 @@ DATABASE, MEMORY = SearchPlan("database", hnsw=Hnsw(0)), SearchPlan("memory", hn
 
 def unit(vectors: np.ndarray) -> np.ndarray:
     return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def bulk(vectors: np.ndarray, prefix: str = "p") -> list[BulkPerson]:
+    """A person a vector, for an import."""
+    return [BulkPerson(f"{prefix}{i}", faces=(BulkFace(f"{prefix}{i}", v),)) for i, v in enumerate(vectors)]
 
 
 def probe(seed: int, dimension: int = DIMENSION) -> np.ndarray:

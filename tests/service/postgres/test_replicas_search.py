@@ -1,7 +1,6 @@
 """Replicas on one database: what one has written, the others find at once, in the database and in memory."""
 
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -9,24 +8,13 @@ import pytest
 
 from service.errors import GalleryNotFound
 from service.gallery.records import NewFace
-from service.gallery.store_bulk import BulkFace, BulkPerson
 from service.postgres import changes
 from service.postgres.hnsw import Hnsw
 from service.postgres.searchers import SearchPlan
-from tests.service.postgres.replicas import DATABASE, MEMORY, counted, replicas, unit
+from tests.service.postgres.replicas import DATABASE, MEMORY, bulk, counted, replicas, unit
+from tests.service.postgres.waiting import listening, wait_for
 
 RNG = np.random.default_rng(3)
-
-
-def bulk(vectors: np.ndarray, prefix: str = "p") -> list[BulkPerson]:
-    return [BulkPerson(f"{prefix}{i}", faces=(BulkFace(f"{prefix}{i}", v),)) for i, v in enumerate(vectors)]
-
-
-def wait_for(condition, seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to be"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("reader", [DATABASE, MEMORY], ids=["database", "memory"])
@@ -120,15 +108,9 @@ def test_a_replica_whose_listening_is_cut_off_stays_right_and_hears_again(
         writer.enrol("g", "c", third[None])
         assert other.found("g", third)[0][0] == "c"
         # And again, after it has connected anew.
-        wait_for(lambda: _listening(postgres_server, postgres_url) == 2)
+        wait_for(lambda: listening(postgres_server, postgres_url) == 2)
         writer.galleries.delete_person("g", "a")
         wait_for(lambda: len(follower) == 2)
-
-
-def _listening(server, url: str) -> int:
-    query = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%%' AND datname = %s"
-    with server.connect() as connection:
-        return int(connection.execute(query, [url.rsplit("/", 1)[1]]).fetchone()[0])
 
 
 def test_far_behind_the_database_answers_while_memory_is_brought_in_step(
